@@ -1,0 +1,23 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+PY := .venv/bin/python
+# uv does not read pip's variables.
+export UV_FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS))
+
+help: ## print this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}: make PYTHON=python3.11 ...")'
+	@$(PYTHON) -m venv .venv || { echo "Install Python's venv module first (Debian, Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
+	@$(PY) -m pip install --quiet --disable-pip-version-check uv
+	@.venv/bin/uv pip install --quiet --python $(PY) --constraints constraints.txt --group dev --editable '.[serving,runpod]'
+	@touch $@
+
+setup: .venv/.installed ## make .venv: the kit, RunPod's SDK and the development tools
+
+setup-engine: setup ## make .venv-engine: vLLM, for CUDA or for the CPU
+	@serving/engine_env/install.sh
+
+.PHONY: help setup setup-engine
