@@ -1,0 +1,261 @@
+"""The settings of the serving side: `SERVE_*` from the environment and `.env`, read and checked once.
+
+The client's `LLM_*` variables are read here too where both sides must agree, so that one `.env` drives both:
+the model's name, the port and the key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import logging
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from serving.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MODEL = "google/gemma-3-27b-it"
+PREFIX = "SERVE_"
+
+
+def setting(default: Any, allowed: str, about: str, **kwargs: Any) -> Any:
+    """Declare a field: `allowed` completes "it must be ..." in an error, `about` is its line in the README."""
+    return Field(default, description=about, json_schema_extra={"allowed": allowed}, **kwargs)
+
+
+def _shell_words(value: object) -> object:
+    return tuple(shlex.split(value)) if isinstance(value, str) else value
+
+
+ShellWords = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_shell_words)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+
+
+class ServeSettings(BaseSettings):
+    """Say how to serve. `None` and "auto" mean: let the plan choose."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        populate_by_name=True,
+        protected_namespaces=(),
+    )
+
+    model: str | None = setting(
+        None,
+        "a model's name on Hugging Face or a folder",
+        f"model to serve: a Hugging Face name, a folder, `tryout-smollm2-135m` or `tryout-gemma-3-270m`; "
+        f"unset: `{DEFAULT_MODEL}`, or the try-out model where there is no GPU",
+    )
+    served_model_name: str | None = setting(
+        None,
+        "a name without spaces",
+        "name that requests use; unset: `LLM_MODEL`, else the model",
+        validation_alias=AliasChoices("SERVE_SERVED_MODEL_NAME", "LLM_MODEL"),
+        pattern=r"^\S+$",
+    )
+    host: str = setting("127.0.0.1", "an address to listen on", "address to listen on", pattern=r"^[\w.:%-]+$")
+    port: int = setting(
+        8000, "a port number, 1 to 65535", "port; unset: that of a loopback `LLM_BASE_URL`, else 8000", ge=1, le=65535
+    )
+    api_key: SecretStr | None = setting(
+        None,
+        "printable ASCII without spaces",
+        "key that callers must send; unset: `LLM_API_KEY` unless that is `EMPTY`",
+    )
+    allow_open: bool = setting(
+        False, "0 or 1", "`1` allows an address other than loopback without a key (everybody who reaches it may use it)"
+    )
+    context: int = setting(32768, "a number of tokens, 1 or more", "context to plan for, in tokens per request", ge=1)
+    precision: Literal["auto", "bf16", "fp8", "int4"] = setting(
+        "auto", "auto, bf16, fp8 or int4", "precision of the weights; `auto`: the best that fits the context"
+    )
+    max_model_len: PositiveInt | Literal["auto"] = setting(
+        "auto",
+        "auto or a number of tokens, 1 or more",
+        "context length, in tokens per request; `auto`: the largest that fits",
+    )
+    gpu_memory_utilization: float | None = setting(
+        None,
+        "a share, more than 0 and at most 1",
+        "share of each GPU's memory that vLLM may take; unset: the plan's",
+        gt=0,
+        le=1,
+    )
+    tensor_parallel_size: PositiveInt | Literal["auto"] = setting(
+        "auto", "auto or a number of GPUs, 1 or more", "GPUs that share one copy of the model"
+    )
+    max_num_seqs: int | None = setting(
+        None, "a number, 1 or more", "requests that run at the same time; unset: the plan's", ge=1
+    )
+    max_num_batched_tokens: int | None = setting(
+        None,
+        "a number of tokens, 1 or more",
+        "tokens that one step computes; a memory knob with Gemma 3; unset: the plan's",
+        ge=1,
+    )
+    dtype: Literal["auto", "bfloat16", "float32", "float16"] = setting(
+        "auto", "auto, bfloat16, float32 or float16", "type to compute in; `auto`: bfloat16 on a GPU, float32 without"
+    )
+    text_only: bool = setting(False, "0 or 1", "`1` leaves the vision tower out: less memory, no images")
+    tools: bool = setting(False, "0 or 1", "`1` turns on tool calls (pythonic parser, the kit's chat template)")
+    kv_cache_space_gib: float | None = setting(
+        None,
+        "a size in GiB, more than 0",
+        "CPU engine only: memory for the KV cache, in GiB; unset: 1",
+        gt=0,
+        allow_inf_nan=False,
+    )
+    startup_timeout: Seconds = setting(
+        3600.0, "a number of seconds", "longest start, the model's download included, in seconds"
+    )
+    shutdown_timeout: Seconds = setting(
+        30.0, "a number of seconds", "longest wait for running requests at a stop, in seconds"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
+        "warning", "debug, info, warning or error", "which of vLLM's log lines are shown"
+    )
+    log_file: UserPath | None = setting(None, "a file's path", "file that gets all of vLLM's log")
+    engine: UserPath | None = setting(
+        None, "the path of a `vllm` program", "the `vllm` program; unset: the one in `.venv-engine`, then `PATH`"
+    )
+    gpus: str | None = setting(
+        None,
+        "like '2x NVIDIA L40S', '1x 79.2GiB sm90' or '1x 79.2GiB sm90 free=40GiB', comma-separated",
+        "stands in for what the driver would report, to plan elsewhere: `2x NVIDIA L40S`, `1x 79.2GiB sm90 free=40GiB`",
+    )
+    cache_dir: UserPath = setting(
+        Path("~/.cache/gemma-vllm-kit").expanduser(), "a folder's path", "where the converted try-out models are kept"
+    )
+    extra_args: ShellWords = setting(
+        (), "arguments of `vllm serve`, quoted as in a shell", "appended to `vllm serve` as they are, and win"
+    )
+    hf_token: SecretStr | None = setting(
+        None, "a Hugging Face token", "Hugging Face token, for gated models", validation_alias="HF_TOKEN"
+    )
+    # What the client is told, where both sides must agree.
+    llm_base_url: str | None = Field(None, validation_alias="LLM_BASE_URL", exclude=True, repr=False)
+    llm_api_key: SecretStr | None = Field(None, validation_alias="LLM_API_KEY", exclude=True, repr=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _agree_with_the_client(cls, values: dict[str, Any]) -> dict[str, Any]:
+        port = _loopback_port(values.get("LLM_BASE_URL") or values.get("llm_base_url"))
+        if port is not None and values.get("port") is None:
+            values = {**values, "port": port}
+        key = values.get("LLM_API_KEY") or values.get("llm_api_key")
+        if key not in (None, "", "EMPTY") and values.get("api_key") is None:
+            values = {**values, "api_key": key}
+        return values
+
+    @model_validator(mode="after")
+    def _keep_the_key_sendable(self) -> ServeSettings:
+        key = self.api_key.get_secret_value() if self.api_key else "x"
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise ValueError("SERVE_API_KEY (or LLM_API_KEY) must be printable ASCII without spaces.")
+        return self
+
+    @classmethod
+    def load(cls, env_file: str | Path | None = ".env") -> ServeSettings:
+        """Read the environment and `env_file` (which the environment wins over).
+
+        Raises ConfigurationError with one sentence that names the variable, its value and what is allowed.
+        """
+        try:
+            settings = cls(_env_file=env_file)  # type: ignore[call-arg]
+        except ValidationError as error:
+            raise ConfigurationError(_sentence(error)) from None  # the cause may quote a secret
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{env_file} cannot be read: {error}.") from error
+        names = {*os.environ, *(dotenv_values(env_file) if env_file else ())}
+        for warning in unknown_variables(names):
+            logger.warning(warning)
+        return settings
+
+    @property
+    def loopback(self) -> bool:
+        """Tell whether only this machine can reach the server."""
+        return is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether `host` (a name or an address) is this machine's loopback."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def variable(field: str) -> str:
+    """Return the name of the environment variable behind a field of ServeSettings."""
+    alias = ServeSettings.model_fields[field].validation_alias
+    if isinstance(alias, AliasChoices):
+        return str(alias.choices[0])
+    return alias if isinstance(alias, str) else f"{PREFIX}{field.upper()}"
+
+
+def unknown_variables(names: Iterable[str]) -> list[str]:
+    """Return one warning for each name that has our prefix and means nothing to us, with the nearest that does."""
+    known = {variable(field) for field in ServeSettings.model_fields}
+    warnings = []
+    for name in sorted(names):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            near = difflib.get_close_matches(name.upper(), known, n=1)
+            warnings.append(
+                f"{name} is not a setting and does nothing" + (f": did you mean {near[0]}?" if near else ".")
+            )
+    return warnings
+
+
+def _loopback_port(url: object) -> int | None:
+    if not isinstance(url, str):
+        return None
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None  # the client refuses it, with its own sentence
+    if not parts.hostname or not is_loopback(parts.hostname):
+        return None
+    return port or (443 if parts.scheme == "https" else 80)
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    if not first["loc"]:
+        return str(first["msg"]).removeprefix("Value error, ")
+    field = next(
+        (name for name in ServeSettings.model_fields if first["loc"][0] in (name, *_aliases(name))),
+        str(first["loc"][0]),
+    )
+    info = ServeSettings.model_fields.get(field)
+    extra = info.json_schema_extra if info else None
+    allowed = extra["allowed"] if isinstance(extra, dict) else str(first["msg"]).lower()
+    if info is not None and "SecretStr" in str(info.annotation):
+        return f"{variable(field)} is not allowed: it must be {allowed}."
+    return f"{variable(field)}={str(first['input'])!r} is not allowed: it must be {allowed}."
+
+
+def _aliases(field: str) -> tuple[str, ...]:
+    alias = ServeSettings.model_fields[field].validation_alias
+    if isinstance(alias, AliasChoices):
+        return tuple(str(choice) for choice in alias.choices)
+    return (alias,) if isinstance(alias, str) else (f"{PREFIX}{field.upper()}",)
