@@ -1,10 +1,10 @@
 """What can go wrong on the serving side, as one tree.
 
-    ServingError                one sentence that names the fix; `exit_status` is what the program ends with
-    ├── ConfigurationError  2   input that makes no sense: names the variable, its value and what is allowed
-    ├── DoesNotFit          3   no plan fits the hardware; says the nearest thing that would
-    ├── Refused             1   a precondition is missing: port taken, no engine, broken driver, no access to the model
-    └── EngineFailed        1   vLLM did not start, or died for good
+ServingError                one sentence that names the fix; `exit_status` is what the program ends with
+├── ConfigurationError  2   input that makes no sense: names the variable, its value and what is allowed
+├── DoesNotFit          3   no plan fits the hardware; says the nearest thing that would
+├── Refused             1   a precondition is missing: port taken, no engine, broken driver, no access to the model
+└── EngineFailed        1   vLLM did not start, or died for good
 """
 
 from __future__ import annotations

@@ -153,6 +153,7 @@ class ServeSettings(BaseSettings):
     )
     # What the client is told, where both sides must agree.
     llm_base_url: str | None = Field(None, validation_alias="LLM_BASE_URL", exclude=True, repr=False)
+    llm_model: str | None = Field(None, validation_alias="LLM_MODEL", exclude=True, repr=False)
     llm_api_key: SecretStr | None = Field(None, validation_alias="LLM_API_KEY", exclude=True, repr=False)
 
     @model_validator(mode="before")

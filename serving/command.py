@@ -1,0 +1,84 @@
+"""The command that starts vLLM: settings and plan in, argument list and environment out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from serving.plan import Plan
+    from serving.settings import ServeSettings
+
+HERE = Path(__file__).parent
+GEMMA_TEMPLATE = HERE / "templates" / "gemma3.jinja"
+# The Gemma team's advice. Given here since quantised checkpoints may lack the generation_config.json that says it.
+GEMMA_SAMPLING = {"temperature": 1.0, "top_k": 64, "top_p": 0.95, "min_p": 0.0}
+
+
+@dataclass(frozen=True)
+class EngineCommand:
+    """Hold what starts one vLLM. `env` is added to the environment, holds the secrets, and stays out of the repr."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str] = field(repr=False)
+    host: str
+    port: int
+    served_name: str
+
+    @property
+    def base_url(self) -> str:
+        """Return the OpenAI base URL, as seen from this machine."""
+        return f"http://{reachable(self.host)}:{self.port}/v1"
+
+
+def reachable(host: str) -> str:
+    """Return the host for a URL that reaches, from this machine, a server listening on `host`."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 (a comparison, not a bind)
+    return f"[{host}]" if ":" in host else host
+
+
+def build(
+    settings: ServeSettings,
+    plan: Plan,
+    *,
+    program: Path,
+    served_name: str,
+    gemma: bool,
+    chat_template: Path | None = None,
+    offline: bool = False,
+) -> EngineCommand:
+    """Build the command line and the environment of vLLM 0.32.
+
+    The plan sizes the engine (`plan.args` begins with the checkpoint); what is added here says where it listens, under
+    which name it serves, and how it behaves. `settings.extra_args` come last and so win. The API key and the Hugging
+    Face token travel in the environment, since anybody on the machine can read an argument list.
+    """
+    args = [str(program), "serve", *plan.args]
+    args += ["--served-model-name", served_name]
+    args += ["--host", settings.host, "--port", str(settings.port)]
+    args += ["--shutdown-timeout", f"{settings.shutdown_timeout:.0f}"]
+    args += ["--disable-access-log-for-endpoints", "/health,/ping,/metrics"]
+    if gemma:
+        args += ["--override-generation-config", json.dumps(GEMMA_SAMPLING)]
+    if settings.tools:
+        args += ["--enable-auto-tool-choice", "--tool-call-parser", "pythonic"]
+        chat_template = chat_template or GEMMA_TEMPLATE
+    if chat_template:
+        args += ["--chat-template", str(chat_template)]
+    env = dict(plan.env)
+    env |= {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": _vllm_level(settings.log_level)}
+    if settings.api_key:
+        args += ["--middleware", "api_key_guard.ApiKeyGuard"]
+        env |= {"VLLM_API_KEY": settings.api_key.get_secret_value(), "PYTHONPATH": str(HERE / "middleware")}
+    if settings.hf_token:
+        env["HF_TOKEN"] = settings.hf_token.get_secret_value()
+    if offline:
+        env["HF_HUB_OFFLINE"] = "1"
+    return EngineCommand((*args, *settings.extra_args), env, settings.host, settings.port, served_name)
+
+
+def _vllm_level(chosen: str) -> str:
+    # The kit reads phases and reasons from vLLM's INFO lines, so it never asks for less; it shows what was chosen.
+    return "DEBUG" if chosen == "debug" else "INFO"

@@ -1,0 +1,219 @@
+"""One life of one vLLM process: start it, know when it answers, stop it, leave nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import http.client
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from serving.command import reachable
+from serving.diagnosis import diagnose
+from serving.errors import EngineFailed, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import IO, TextIO
+
+    from serving.command import EngineCommand
+
+logger = logging.getLogger(__name__)
+
+WARDEN = Path(__file__).with_name("warden.py")
+TAIL_LINES = 20
+# vLLM ends within about 10 s after its last request (measured on the CPU engine); past this it hangs.
+EXIT_MARGIN_S = 30.0
+
+
+class Engine:
+    """Run vLLM once, under a warden that kills all of it when this process ends, however it ends.
+
+    `on_line` gets every line of vLLM's log, from a thread of the engine's. Made for one thread of the caller's; `kill`
+    and `terminate` may be called from any, a signal handler included.
+    """
+
+    def __init__(self, command: EngineCommand, *, on_line: Callable[[str], None] | None = None) -> None:
+        self.command = command
+        self.base_url = command.base_url
+        self.pid: int | None = None
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._lines: deque[str] = deque(maxlen=400)  # the reason stands above a long traceback
+        self._on_line = on_line
+        self._returncode: int | None = None
+        self._ended = threading.Event()
+        self._orders: socket.socket | None = None
+        self._pump: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start vLLM. Raises Refused if the port is taken or the program cannot be run."""
+        refuse_taken_port(self.command.host, self.command.port)
+        ours, wardens = socket.socketpair()
+        with wardens:
+            warden = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(WARDEN), str(wardens.fileno()), *self.command.argv],
+                env=os.environ | self.command.env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=[wardens.fileno()],
+                start_new_session=True,  # a Ctrl-C at the terminal is the supervisor's to handle
+            )
+        self._orders = ours
+        reports = ours.makefile("r", encoding="utf-8")
+        kind, _, rest = reports.readline().strip().partition(" ")
+        if kind != "pid":
+            warden.wait()
+            ours.close()
+            raise Refused(f"vLLM could not be started ({rest}): SERVE_ENGINE must be the path of a `vllm` program.")
+        self.pid = int(rest)
+        self._pump = threading.Thread(target=self._read_log, args=(warden,), name="vllm-log", daemon=True)
+        self._pump.start()
+        threading.Thread(target=self._await_end, args=(warden, reports), name="vllm-end", daemon=True).start()
+
+    def wait_ready(self, timeout: float) -> float:
+        """Wait until /health answers from the process that was started; return the seconds that took.
+
+        Raises EngineFailed if vLLM ends first, or if `timeout` seconds pass (vLLM is killed then).
+        """
+        begin = time.monotonic()
+        while not self._ended.wait(0.1):
+            if self._is_healthy() and self._owns_port():
+                return time.monotonic() - begin
+            if time.monotonic() - begin > timeout:
+                self.kill()
+                self.wait()
+                raise EngineFailed(
+                    f"vLLM was not ready in SERVE_STARTUP_TIMEOUT={timeout:.0f} s: allow more, or see its last lines.",
+                    tuple(self.tail),
+                )
+        raise self.failure()
+
+    def failure(self) -> EngineFailed:
+        """Return why vLLM ended, as an error with its last lines; call it when it has ended."""
+        return EngineFailed(diagnose(list(self._lines), self._returncode), tuple(self.tail))
+
+    def poll(self) -> int | None:
+        """Return the exit status (negative: the signal), or None while vLLM runs."""
+        return self._returncode if self._ended.is_set() else None
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait for the end of all that is vLLM; return its exit status, or None after `timeout` seconds."""
+        return self._returncode if self._ended.wait(timeout) else None
+
+    def terminate(self) -> None:
+        """Send SIGTERM: vLLM takes no new request and ends after the running ones (--shutdown-timeout at most)."""
+        self._order(b"T")
+
+    def kill(self) -> None:
+        """Kill vLLM and everything that it started, now."""
+        self._order(b"K")
+
+    def stop(self, drain: float) -> int | None:
+        """Let running requests finish for `drain` seconds at most, then make sure that nothing is left."""
+        self.terminate()
+        if self.wait(drain + EXIT_MARGIN_S) is None:
+            logger.warning("vLLM did not end by itself %.0f s after SIGTERM: killed", drain + EXIT_MARGIN_S)
+            self.kill()
+        return self.wait()
+
+    def _order(self, order: bytes) -> None:
+        if self._orders is not None:
+            with contextlib.suppress(OSError):  # the warden has ended, and so has vLLM
+                self._orders.send(order)
+
+    def _read_log(self, warden: subprocess.Popen[bytes]) -> None:
+        assert warden.stdout is not None
+        with warden.stdout as log:
+            self._read_lines(log)
+
+    def _read_lines(self, log: IO[bytes]) -> None:
+        for raw in log:
+            # A progress bar redraws its line with carriage returns: the last state counts.
+            line = raw.decode("utf-8", "replace").rstrip().rpartition("\r")[2]
+            if not line:
+                continue
+            self.tail.append(line)
+            self._lines.append(line)
+            if self._on_line:
+                self._on_line(line)
+
+    def _await_end(self, warden: subprocess.Popen[bytes], reports: TextIO) -> None:
+        code = -int(signal.SIGKILL)
+        with reports:
+            for report in reports:
+                kind, _, rest = report.strip().partition(" ")
+                if kind == "exit":
+                    code = int(rest)
+        warden.wait()
+        if self._orders is not None:
+            self._orders.close()
+        if self.pid is not None:  # nothing is left, unless somebody killed the warden
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+        if self._pump:
+            self._pump.join(5)
+        self._returncode = code
+        self._ended.set()
+
+    def _is_healthy(self) -> bool:
+        connection = http.client.HTTPConnection(reachable(self.command.host).strip("[]"), self.command.port, timeout=5)
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == http.HTTPStatus.OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def _owns_port(self) -> bool:
+        try:
+            main = psutil.Process(self.pid)
+            return any(_listens(process, self.command.port) for process in (main, *main.children(recursive=True)))
+        except psutil.Error:
+            return False
+
+
+def _listens(process: psutil.Process, port: int) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in process.net_connections("inet"))
+    return False
+
+
+def refuse_taken_port(host: str, port: int) -> None:
+    """Raise Refused, naming the holder if it is known, unless `host`:`port` can be bound."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise Refused(f"SERVE_HOST={host!r} is not an address of this machine: {error}.") from error
+    with socket.socket(family, kind, proto) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except PermissionError as error:
+            raise Refused(f"Port {port} needs privileges that you lack: set SERVE_PORT to 1024 or more.") from error
+        except OSError as error:
+            holder = _holder(port)
+            if holder is None and error.errno != errno.EADDRINUSE:
+                raise Refused(f"SERVE_HOST={host!r} cannot be bound: {error.strerror}.") from error
+            by = f" by {holder}" if holder else ""
+            raise Refused(f"Port {port} is taken{by}: stop that, or set SERVE_PORT to another port.") from error
+
+
+def _holder(port: int) -> str | None:
+    with contextlib.suppress(psutil.Error, PermissionError):
+        for connection in psutil.net_connections("inet"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    return None

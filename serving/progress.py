@@ -1,0 +1,118 @@
+"""What a person sees of vLLM's start and life: phases with elapsed time, and the chosen lines of its log."""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from rich.progress import Progress as Live
+    from rich.progress import TaskID
+
+# vLLM's own lines that begin a phase (0.32; the CPU and the CUDA runner).
+_PHASES = (
+    ("loading weights", re.compile(r"Starting to load model")),
+    (
+        "compiling",
+        re.compile(r"Loading weights took|Model loading took|Dynamo bytecode|torch\.compile|Capturing|Warming up"),
+    ),
+)
+_LEVEL = re.compile(r"^(?:\([^)]*\)\s+)?(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b")
+_RANKS = {"DEBUG": 0, "INFO": 1, "WARNING": 2, "ERROR": 3, "CRITICAL": 3}
+
+
+class Progress:
+    """Show phases: one live line on a terminal, else a plain line each; pass vLLM's log on from `level` up.
+
+    Everything goes to standard error. All of the log goes to `log_file`, if there is one. `line` may be called from
+    any thread. Use it as a context manager.
+    """
+
+    def __init__(self, level: str, log_file: Path | None = None) -> None:
+        self._rank = _RANKS[level.upper()]
+        self._file = log_file.open("a", encoding="utf-8") if log_file else None
+        self._lock = threading.RLock()
+        self._live: Live | None = None
+        self._task: TaskID
+        self._phase: str | None = None
+        self._last_rank = 1
+        self._begin = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop_live()
+        if self._file:
+            self._file.close()
+
+    def begin(self, phase: str) -> None:
+        """Begin the first phase of a start; the clock of the following ones runs from here."""
+        self._begin = time.monotonic()
+        self._phase = None
+        self.phase(phase)
+
+    def phase(self, phase: str) -> None:
+        """Enter a phase; entering the one that runs changes nothing."""
+        with self._lock:
+            if phase == self._phase:
+                return
+            self._phase = phase
+            if sys.stderr.isatty():
+                self._show_live(phase)
+            else:
+                self.say(phase)
+
+    def end(self) -> float:
+        """End the phases; return the seconds since `begin`."""
+        with self._lock:
+            self._stop_live()
+            self._phase = None
+        return time.monotonic() - self._begin
+
+    def say(self, text: str) -> None:
+        """Print a line of our own, with the elapsed time while a start is under way."""
+        clock = f"[{time.monotonic() - self._begin:6.1f}s] " if self._phase else ""
+        with self._lock:
+            print(f"{clock}{text}", file=sys.stderr, flush=True)
+
+    def line(self, line: str) -> None:
+        """Take a line of vLLM's log: follow the phases in it, store it, show it if its level is high enough."""
+        with self._lock:
+            if self._file:
+                print(line, file=self._file, flush=True)
+            match = _LEVEL.match(line)
+            if match:
+                self._last_rank = _RANKS[match[1]]
+            if self._last_rank >= self._rank:  # a line without a level continues the one before
+                print(line, file=sys.stderr, flush=True)
+            if self._phase:
+                for phase, pattern in _PHASES:
+                    if pattern.search(line) and not (phase == "loading weights" and self._phase == "compiling"):
+                        self.phase(phase)
+
+    def _show_live(self, phase: str) -> None:
+        if self._live is None:
+            from rich.console import Console
+            from rich.progress import Progress as Live
+            from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+            # Prints of ours go above the live line, since rich takes over standard error while it is shown.
+            self._live = Live(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
+            self._live.start()
+            self._task = self._live.add_task(phase)
+        self._live.update(self._task, description=phase)
+
+    def _stop_live(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None

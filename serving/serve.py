@@ -1,0 +1,28 @@
+"""`python -m serving serve`: plan, start vLLM, keep it up."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+from serving.launch import prepare
+from serving.settings import ServeSettings
+from serving.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `serve`; everything else is a setting."""
+    parser.add_argument("--dry-run", action="store_true", help="print the command line of vLLM and start nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal ends it; return 0. Raises ServingError."""
+    launch = prepare(ServeSettings.load(), say=lambda line: print(line, file=sys.stderr, flush=True))
+    if args.dry_run:
+        print(shlex.join(launch.command.argv))
+        return 0
+    return Supervisor(launch).run()

