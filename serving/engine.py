@@ -74,7 +74,8 @@ class Engine:
         reports = ours.makefile("r", encoding="utf-8")
         kind, _, rest = reports.readline().strip().partition(" ")
         if kind != "pid":
-            warden.wait()
+            warden.communicate()
+            reports.close()
             ours.close()
             raise Refused(f"vLLM could not be started ({rest}): SERVE_ENGINE must be the path of a `vllm` program.")
         self.pid = int(rest)
