@@ -20,4 +20,22 @@ setup: .venv/.installed ## make .venv: the kit, RunPod's SDK and the development
 setup-engine: setup ## make .venv-engine: vLLM, for CUDA or for the CPU
 	@serving/engine_env/install.sh
 
-.PHONY: help setup setup-engine
+serve: setup setup-engine ## start vLLM with the SERVE_* settings and keep it up
+	@$(PY) -m serving serve
+
+test: setup setup-engine ## run all tests but the slow ones, the real vLLM included
+	@$(PY) -m pytest -m "not slow"
+
+test-fast: setup ## run the tests that need no vLLM
+	@$(PY) -m pytest -m "not engine and not slow"
+
+test-slow: setup setup-engine ## run all tests
+	@$(PY) -m pytest
+
+lint: setup ## check style and types
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy client serving runpod/*.py
+
+format: setup ## put the code into the house's format
+	@.venv/bin/ruff check --fix . && .venv/bin/ruff format .
+
+.PHONY: help setup setup-engine serve test test-fast test-slow lint format

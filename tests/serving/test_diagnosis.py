@@ -23,7 +23,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("expected", "line"), [(k, v) for k, v in CASES.items()])
+@pytest.mark.parametrize(("expected", "line"), list(CASES.items()))
 def test_a_known_text_becomes_one_sentence_that_says_what_to_do(expected, line):
     sentence = diagnose(
         ["(EngineCore pid=1) INFO something", line, "RuntimeError: Engine core initialization failed."], 1
