@@ -11,7 +11,7 @@ help: ## print this list
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}: make PYTHON=python3.11 ...")'
 	@$(PYTHON) -m venv .venv || { echo "Install Python's venv module first (Debian, Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
-	@$(PY) -m pip install --quiet --disable-pip-version-check uv
+	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	@.venv/bin/uv pip install --quiet --python $(PY) --constraints constraints.txt --group dev --editable '.[serving,runpod]'
 	@touch $@
 
@@ -20,7 +20,7 @@ setup: .venv/.installed ## make .venv: the kit, RunPod's SDK and the development
 setup-engine: setup ## make .venv-engine: vLLM, for CUDA or for the CPU
 	@serving/engine_env/install.sh
 
-serve: setup setup-engine ## start vLLM with the SERVE_* settings and keep it up
+serve: setup $(if $(SERVE_ENGINE),,setup-engine) ## start vLLM with the SERVE_* settings and keep it up
 	@$(PY) -m serving serve
 
 test: setup setup-engine ## run all tests but the slow ones, the real vLLM included
