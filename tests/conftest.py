@@ -1,0 +1,49 @@
+"""Engines that tests share: one start of each model serves all who can share it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.serving import Serve
+
+API_KEY = "an-end-to-end-key"
+
+
+@pytest.fixture(scope="session")
+def smollm(tmp_path_factory):
+    """`make serve` as on a machine without a GPU and without any setting but a key; the log is in `server.log`."""
+    log = tmp_path_factory.mktemp("smollm") / "vllm.log"
+    server = Serve({"SERVE_API_KEY": API_KEY, "SERVE_LOG_FILE": str(log)})
+    server.log, server.key = log, API_KEY
+    try:
+        server.wait_for("  ask ")
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def gemma_270m(tmp_path_factory):
+    """Gemma 3 270M, which has Gemma 3's architecture, served with tools on; the log is in `server.log`."""
+    log = tmp_path_factory.mktemp("gemma") / "vllm.log"
+    server = Serve({"SERVE_MODEL": "tryout-gemma-3-270m", "SERVE_LOG_FILE": str(log)})
+    server.log = log
+    try:
+        server.wait_for("  ask ")
+        yield server
+    finally:
+        server.close()
+
+
+def pytest_collection_modifyitems(items):
+    """Run what is fast first; what shares an engine next to each other; what ends the shared engine last."""
+    order = {"smollm": 1, "gemma_270m": 3}
+
+    def rank(item):
+        if item.get_closest_marker("engine") is None:
+            return 0
+        if item.get_closest_marker("ends_engine"):
+            return 2
+        return max((order.get(name, 0) for name in item.fixturenames), default=0) or 4
+
+    items.sort(key=rank)
