@@ -1,0 +1,85 @@
+"""Deploy to RunPod: `python runpod/deploy.py {plan,up,status,logs,rollback,down}`, from the same `.env` as the rest.
+
+Run by path, never imported as part of a package: a folder `runpod` with an `__init__.py` would hide RunPod's SDK.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import deploy_settings
+from deploy_command import COMMANDS, Session
+from masking import Redactor, secret_values
+from screen import Screen
+
+from serving.errors import ServingError
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    whole = argparse.ArgumentParser(prog="runpod/deploy.py", description=__doc__.partition("\n")[0])
+    commands = whole.add_subparsers(dest="command", required=True, metavar="{" + ",".join(COMMANDS) + "}")
+    for name, run in COMMANDS.items():
+        about = (run.__doc__ or "").partition("\n")[0]
+        command = commands.add_parser(name, help=about, description=about)
+        command.add_argument("--json", action="store_true", help="print the result as JSON, the rest on stderr")
+        if name in ("up", "rollback", "down"):
+            command.add_argument("--yes", action="store_true", help="do not ask")
+            command.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
+        if name in ("up", "rollback"):
+            command.add_argument("--no-wait", action="store_true", help="do not wait until a worker is ready")
+        if name == "status":
+            command.add_argument("--watch", action="store_true", help="show it again and again, until Ctrl-C")
+        if name == "down":
+            command.add_argument("--volume", action="store_true", help="delete DEPLOY_NETWORK_VOLUME too, with its files")
+        if name == "logs":
+            command.add_argument("--worker", metavar="ID", help="whose log; default: one that runs")
+            command.add_argument("--tail", type=int, default=100, metavar="N", help="lines to begin with, at most 5000")
+    return whole
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; return the exit status."""
+    options = parser().parse_args(argv)
+    redact = Redactor()
+    screen = Screen(redact, as_json=options.json, yes=getattr(options, "yes", False))
+    _log_to_stderr(redact)
+    session: Session | None = None
+    try:
+        wanted = deploy_settings.load()
+        redact.learn((*wanted.secrets(), *secret_values(wanted.travelling)))
+        session = Session(wanted, screen)
+        return COMMANDS[options.command](session, options)
+    except ServingError as error:
+        sys.stderr.write(redact(f"deploy: {error}") + "\n")
+        _say_where_it_stands(session, redact)
+        return error.exit_status
+    except KeyboardInterrupt:
+        sys.stderr.write("\ndeploy: stopped.\n")
+        _say_where_it_stands(session, redact)
+        return 130
+
+
+def _say_where_it_stands(session: Session | None, redact: Redactor) -> None:
+    if session is not None and session.standing:
+        sys.stderr.write(redact(session.standing) + "\n")
+
+
+def _log_to_stderr(redact: Redactor) -> None:
+    class Redacting(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return redact(super().format(record))
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(Redacting("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("runpod_api").setLevel(logging.INFO)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

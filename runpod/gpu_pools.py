@@ -1,0 +1,255 @@
+"""RunPod's GPU pools: what is in them, what they cost, and which of them the plan fits.
+
+A pool mixes cards, and a worker may land on any of them, so each pool is planned for its smallest card.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from serving.errors import ConfigurationError, DoesNotFit
+from serving.hardware import Hardware, parse_gpus
+from serving.plan import Plan, make_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from serving.model import ModelFacts
+    from serving.plan import Wishes
+
+GIB = 1024**3
+# The assumptions behind the two estimates. They are for comparing pools, not for a bill.
+AT_ONCE = 16
+BANDWIDTH_SHARE = 0.6
+DOWNLOAD_GB_PER_S = 0.3
+START_S = 180.0
+ASSUMPTIONS = (
+    f"$/M tokens assumes {AT_ONCE} answers at once (or as many of 8k tokens as fit), written at "
+    f"{BANDWIDTH_SHARE:.0%} of the memory bandwidth; a cold start assumes weights at {DOWNLOAD_GB_PER_S} GB/s "
+    f"and {START_S:.0f} s to load, compile and warm up. Estimates, for comparing."
+)
+
+
+@dataclass(frozen=True)
+class Card:
+    """Name a GPU type as RunPod does. `bandwidth` is its memory's, in GB/s, from the maker's data sheet."""
+
+    id: str
+    gib: float
+    capability: tuple[int, int]
+    bandwidth: int
+    availability: str | None = None
+
+    def hardware(self, count: int) -> Hardware:
+        """Return a box with `count` of this card, as the planner knows it; else by memory and capability."""
+        try:
+            return parse_gpus(f"{count}x {self.id}")
+        except ConfigurationError:
+            major, minor = self.capability
+            return parse_gpus(f"{count}x {self.gib:.1f}GiB sm{major}{minor}")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Hold a pool and its price: USD per hour for each GPU, flex workers; None where none is published."""
+
+    id: str
+    price: float | None
+    cards: tuple[Card, ...]
+
+    def smallest(self, count: int) -> Card:
+        """Return the card with the least memory; of equals the oldest."""
+        return min(self.cards, key=lambda card: (card.hardware(count).gpus[0].total_bytes, card.capability))
+
+    @property
+    def available(self) -> bool:
+        """Tell whether any card may be had now; unknown counts as yes."""
+        return any(card.availability != "NONE" for card in self.cards)
+
+
+# Prices: https://docs.runpod.io/serverless/pricing, USD per second times 3600. The live catalogue wins over them.
+POOLS = (
+    Pool(
+        "AMPERE_24",
+        0.00019 * 3600,
+        (
+            Card("NVIDIA L4", 22.0, (8, 9), 300),
+            Card("NVIDIA RTX A5000", 23.6, (8, 6), 768),
+            Card("NVIDIA GeForce RTX 3090", 23.6, (8, 6), 936),
+        ),
+    ),
+    Pool("ADA_24", 0.00031 * 3600, (Card("NVIDIA GeForce RTX 4090", 23.6, (8, 9), 1008),)),
+    Pool("ADA_32_PRO", None, (Card("NVIDIA GeForce RTX 5090", 31.4, (12, 0), 1792),)),
+    Pool(
+        "AMPERE_48",
+        0.00034 * 3600,
+        (Card("NVIDIA RTX A6000", 47.5, (8, 6), 768), Card("NVIDIA A40", 44.5, (8, 6), 696)),
+    ),
+    Pool(
+        "ADA_48_PRO",
+        0.00053 * 3600,
+        (
+            Card("NVIDIA L40", 44.5, (8, 9), 864),
+            Card("NVIDIA L40S", 44.5, (8, 9), 864),
+            Card("NVIDIA RTX 6000 Ada Generation", 47.5, (8, 9), 960),
+        ),
+    ),
+    Pool(
+        "AMPERE_80",
+        0.00076 * 3600,
+        (Card("NVIDIA A100 80GB PCIe", 79.2, (8, 0), 1935), Card("NVIDIA A100-SXM4-80GB", 79.2, (8, 0), 2039)),
+    ),
+    Pool(
+        "ADA_80_PRO",
+        0.00116 * 3600,
+        (
+            Card("NVIDIA H100 PCIe", 79.2, (9, 0), 2000),
+            Card("NVIDIA H100 80GB HBM3", 79.2, (9, 0), 3350),
+            Card("NVIDIA H100 NVL", 93.1, (9, 0), 3900),
+        ),
+    ),
+    Pool(
+        "BLACKWELL_96",
+        0.00111 * 3600,
+        (
+            Card("NVIDIA RTX PRO 6000 Blackwell Server Edition", 94.9, (12, 0), 1597),
+            Card("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", 94.9, (12, 0), 1792),
+            Card("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", 94.9, (12, 0), 1792),
+        ),
+    ),
+    Pool(
+        "HOPPER_141",
+        0.00155 * 3600,
+        (Card("NVIDIA H200", 139.8, (9, 0), 4800), Card("NVIDIA H200 NVL", 139.8, (9, 0), 4800)),
+    ),
+    Pool("BLACKWELL_180", 0.00240 * 3600, (Card("NVIDIA B200", 178.3, (10, 0), 8000),)),
+)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Say what one pool would run, and what that would cost. `plan` may not fit; its reason says why."""
+
+    pool: Pool
+    card: Card
+    count: int
+    plan: Plan
+
+    @property
+    def fits(self) -> bool:
+        """Tell whether the model fits the pool's smallest card."""
+        return bool(self.plan.fits)
+
+    @property
+    def hourly(self) -> float | None:
+        """Return USD per hour for one worker."""
+        return None if self.pool.price is None else self.pool.price * self.count
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Return the estimate of what one worker writes when busy, in tokens/s (see ASSUMPTIONS)."""
+        if not self.fits:
+            return None
+        at_once = max(1.0, min(float(AT_ONCE), float(self.plan.concurrency.get(8192) or 1)))
+        return at_once * BANDWIDTH_SHARE * self.card.bandwidth * self.count / weight_gb(self.plan)
+
+    @property
+    def per_million_tokens(self) -> float | None:
+        """Return USD per million written tokens, from the estimate above."""
+        if self.hourly is None or self.tokens_per_second is None:
+            return None
+        return self.hourly / 3600 / self.tokens_per_second * 1e6
+
+    def cold_start_s(self, *, cached: bool) -> float | None:
+        """Return the estimate of a cold start's billed seconds; RunPod does not bill a cached model's download."""
+        if not self.fits:
+            return None
+        return START_S + (0.0 if cached else weight_gb(self.plan) / DOWNLOAD_GB_PER_S)
+
+    def cold_start(self, *, cached: bool) -> float | None:
+        """Return the estimate of what one cold start costs, in USD."""
+        seconds = self.cold_start_s(cached=cached)
+        return None if self.hourly is None or seconds is None else self.hourly / 3600 * seconds
+
+
+def weight_gb(plan: Plan) -> float:
+    """Return the size of all the weights in GB, over all the GPUs that share a copy."""
+    return float(plan.memory_gib["weights"]) * int(plan.tensor_parallel_size or 1) * GIB / 1e9
+
+
+def live_pools(gpu_types: Sequence[dict[str, Any]]) -> tuple[Pool, ...]:
+    """Return the catalogue's pools, with live prices and availability. Shipped facts fill what it does not say."""
+    known = {card.id: card for pool in POOLS for card in pool.cards}
+    cards: dict[str, list[Card]] = {}
+    prices: dict[str, float] = {}
+    for gpu in gpu_types:
+        pool = gpu.get("pool")
+        if not pool or "NVIDIA" not in str(gpu["id"]).upper():
+            continue
+        fallback = next((item.cards[0] for item in POOLS if item.id == pool), None)
+        card = known.get(gpu["id"]) or fallback
+        if card is None:
+            continue  # a generation that nothing is known about; it cannot be planned for
+        gib = card.gib if card.id == gpu["id"] else float(gpu["memory"]) * 0.93
+        cards.setdefault(pool, []).append(
+            Card(gpu["id"], gib, card.capability, card.bandwidth, gpu.get("availability"))
+        )
+        price = gpu.get("price", {}).get("serverless")
+        if price is not None:
+            prices[pool] = max(float(price), prices.get(pool, 0.0))
+    return tuple(Pool(pool, prices.get(pool), tuple(members)) for pool, members in cards.items())
+
+
+def offers(pools: Sequence[Pool], model: ModelFacts, wishes: Wishes, count: int) -> list[Offer]:
+    """Plan the model for each pool; cheapest first, those without a price last."""
+    planned = []
+    for pool in pools:
+        card = pool.smallest(count)
+        planned.append(Offer(pool, card, count, make_plan(model, card.hardware(count), wishes)))
+    return sorted(planned, key=lambda offer: (offer.hourly is None, offer.hourly or 0.0, offer.pool.id))
+
+
+def choose(
+    offered: Sequence[Offer], wanted: Sequence[str] | None, live: Sequence[str] = ()
+) -> tuple[Offer, ...]:
+    """Return the offers to deploy on.
+
+    `wanted` are the pools that were asked for; None is "auto": the cheapest that fits and can be had. A live endpoint
+    (`live` names its pools) keeps them while they fit, so that a price that moved does not move the endpoint.
+    Raises ConfigurationError for a name that is no pool, DoesNotFit for one that is too small.
+    """
+    if wanted is not None:
+        return tuple(_named(offered, wanted))
+    kept = [offer for offer in offered if offer.pool.id in live]
+    if kept and len(kept) == len(live) and all(offer.fits for offer in kept):
+        return tuple(kept)
+    fitting = [offer for offer in offered if offer.fits and offer.hourly is not None]
+    fitting.sort(key=lambda offer: not offer.pool.available)  # stable: cheapest first among those to be had
+    if not fitting:
+        nearest = offered[-1].plan.reason if offered else "the catalogue lists no NVIDIA pool"
+        raise DoesNotFit(f"No GPU pool fits with {_gpus(offered)} per worker: {nearest}")
+    return (fitting[0],)
+
+
+def _named(offered: Sequence[Offer], wanted: Sequence[str]) -> list[Offer]:
+    by_id = {offer.pool.id: offer for offer in offered}
+    unknown = [pool for pool in wanted if pool not in by_id]
+    if unknown:
+        raise ConfigurationError(
+            f"DEPLOY_GPU_POOLS={','.join(wanted)!r} is not allowed: {unknown[0]} is no pool; "
+            f"there are {', '.join(by_id)}, and auto."
+        )
+    chosen = [by_id[pool] for pool in dict.fromkeys(wanted)]
+    small = next((offer for offer in chosen if not offer.fits), None)
+    if small is not None:
+        raise DoesNotFit(
+            f"DEPLOY_GPU_POOLS={','.join(wanted)!r} does not fit: {small.pool.id} may give {small.count}x "
+            f"{small.card.id}. {small.plan.reason}"
+        )
+    return chosen
+
+
+def _gpus(offered: Sequence[Offer]) -> str:
+    count = offered[0].count if offered else 1
+    return f"{count} GPU" if count == 1 else f"{count} GPUs"

@@ -1,0 +1,93 @@
+"""The terminal: every word passes the redactor; people read it, or, with `--json`, a program does."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from deploy_errors import Declined
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from masking import Redactor
+    from rich.status import Status
+
+WIDTH_WITHOUT_TERMINAL = 132
+
+
+class Screen:
+    """Print for a person; with `as_json` people's lines go to stderr and `result` alone to stdout."""
+
+    def __init__(self, redact: Redactor, *, as_json: bool = False, yes: bool = False) -> None:
+        """`yes` answers every question, as `--yes` does."""
+        self.redact = redact
+        self.as_json = as_json
+        self._yes = yes
+        file = sys.stderr if as_json else sys.stdout
+        width = None if file.isatty() else WIDTH_WITHOUT_TERMINAL
+        self._console = Console(file=file, width=width, highlight=False, markup=False, soft_wrap=False)
+        self._status: Status | None = None
+
+    def say(self, text: str = "", style: str = "") -> None:
+        """Print a line."""
+        self._console.print(Text(self.redact(text), style=style), soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Print a line that should be noticed."""
+        self.say(f"Warning: {text}", "yellow")
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], bold_row: int | None = None) -> None:
+        """Print a table; a column whose name starts with `>` is aligned to the right."""
+        table = Table(title=self.redact(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
+        for column in columns:
+            table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+        for number, row in enumerate(rows):
+            style = "bold" if number == bold_row else ""
+            table.add_row(*(Text(self.redact(cell)) for cell in row), style=style)
+        self._console.print(table)
+
+    def result(self, value: Any) -> None:
+        """Print the machine's answer as one line of JSON; nothing without `--json`."""
+        if self.as_json:
+            sys.stdout.write(self.redact(json.dumps(value, ensure_ascii=False)) + "\n")
+            sys.stdout.flush()
+
+    def ask(self, question: str) -> None:
+        """Return if the answer is yes. Raises Declined if it is no, or if nobody can be asked."""
+        if self._yes:
+            return
+        if not sys.stdin.isatty():
+            raise Declined(f"{question} Nobody is at the keyboard to say so: add --yes (make: ARGS=--yes).")
+        self._console.print(Text(self.redact(f"{question} [y/N] "), style="bold"), end="")
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise Declined("Nothing was changed.")
+
+    @contextmanager
+    def progress(self) -> Iterator[None]:
+        """Show `step` as a moving line while the block runs, where there is a terminal."""
+        if not self._console.is_terminal:
+            yield
+            return
+        with self._console.status("") as self._status:
+            try:
+                yield
+            finally:
+                self._status = None
+
+    def step(self, text: str, *, new: bool) -> None:
+        """Show how far a long wait is; without a terminal, or when it is `new`, as a line of its own."""
+        if self._status is not None:
+            self._status.update(Text(self.redact(text)))
+        elif new:
+            self.say(text)
+
+    def clear(self) -> None:
+        """Empty the screen for the next picture of `--watch`."""
+        if self._console.is_terminal:
+            self._console.clear()
