@@ -35,7 +35,10 @@ test-slow: setup setup-engine ## run all tests
 lint: setup ## check style and types
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy client serving runpod/*.py
 
+settings-docs: setup ## write .env.example and the README's tables from the settings classes
+	@$(PY) -m tests.support.settings_docs
+
 format: setup ## put the code into the house's format
 	@.venv/bin/ruff check --fix . && .venv/bin/ruff format .
 
-.PHONY: help setup setup-engine serve test test-fast test-slow lint format
+.PHONY: help setup setup-engine serve test test-fast test-slow lint format settings-docs
