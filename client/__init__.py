@@ -1,0 +1,60 @@
+"""Stream from vLLM, RunPod or OpenAI: `from client import LLMClient`.
+
+Importing this package loads neither openai nor aiohttp nor pydantic: they load when a client is made.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from client.chunk import Usage
+    from client.errors import (
+        AuthenticationError,
+        BadRequestError,
+        ConfigurationError,
+        LLMConnectionError,
+        LLMError,
+        LLMTimeoutError,
+        ModelNotFoundError,
+        RateLimitedError,
+        ServerError,
+        StreamInterruptedError,
+        UnexpectedResponseError,
+    )
+    from client.llm import LLMClient
+    from client.stats import Stats
+    from client.stream import TextStream
+
+__all__ = [
+    "AuthenticationError",
+    "BadRequestError",
+    "ConfigurationError",
+    "LLMClient",
+    "LLMConnectionError",
+    "LLMError",
+    "LLMTimeoutError",
+    "ModelNotFoundError",
+    "RateLimitedError",
+    "ServerError",
+    "Stats",
+    "StreamInterruptedError",
+    "TextStream",
+    "UnexpectedResponseError",
+    "Usage",
+]
+
+_HOMES = {"LLMClient": "llm", "Stats": "stats", "TextStream": "stream", "Usage": "chunk"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(f"client.{_HOMES.get(name, 'errors')}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,206 @@
+"""From what went wrong to the error that says so: the one place where errors of other libraries are mapped."""
+
+from __future__ import annotations
+
+import email.utils
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+from client.chunk import loads
+from client.errors import (
+    AuthenticationError,
+    BadRequestError,
+    LLMConnectionError,
+    LLMError,
+    LLMTimeoutError,
+    ModelNotFoundError,
+    Phase,
+    RateLimitedError,
+    ServerError,
+    UnexpectedResponseError,
+)
+from client.masking import mask, quote
+from client.problem import Problem, read_problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from client.endpoint import Endpoint
+
+_TITLE = re.compile(r"(?is)<title[^>]*>(.*?)</title>")
+_TAGS = re.compile(r"(?is)<(script|style)\b.*?</\1>|<[^>]*>")
+# The gateway waited for a worker in vain: sending it again would be a second billed job.
+_GATEWAY_TIMEOUTS = (408, 504, 524)
+
+
+def from_exception(error: Exception, endpoint: Endpoint) -> LLMError | None:
+    """Return what `error`, raised on the way to an answer, means; None for what is not a failure of the exchange."""
+    import aiohttp  # these three load on first use
+    import httpx2
+    import openai
+
+    hide_keys(error, endpoint.keys)
+    if isinstance(error, openai.APIStatusError):
+        return _from_status(error, endpoint)
+    if isinstance(error, (openai.APIConnectionError, httpx2.TransportError, aiohttp.ClientError, OSError)):
+        return _from_transport(error, endpoint)
+    if isinstance(error, openai.APIError):
+        return from_problem(read_problem(error.body or error.message), endpoint)
+    if isinstance(error, (openai.OpenAIError, httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError)):
+        return UnexpectedResponseError(f"{endpoint.name} could not be asked: {quote(str(error), endpoint.keys)}")
+    return None
+
+
+def from_problem(
+    problem: Problem,
+    endpoint: Endpoint,
+    *,
+    status: int | None = None,
+    headers: Mapping[str, str] | None = None,
+    request_id: str | None = None,
+) -> LLMError:
+    """Return the error that the server spoke of, in a body under HTTP `status` (None for 200)."""
+    # A gateway wraps a worker's 4xx in its own 5xx; its own 4xx is its own.
+    code = status if status is not None and status < 500 else problem.status or status
+    said = quote(problem.message, endpoint.keys)
+    where = f"{endpoint.name}, HTTP {code}" if code is not None else endpoint.name
+    kwargs: dict[str, Any] = {"status": code, "request_id": request_id}
+    if code in (401, 403):
+        return AuthenticationError(
+            f"The key was refused ({where}): {said}. Check {endpoint.variable('API_KEY')}.", **kwargs
+        )
+    if code == 404 or problem.kind == "model_not_found":
+        if problem.kind == "model_not_found" or "model" in problem.message.lower():
+            return ModelNotFoundError(f"No such model ({where}): {said}", **kwargs)
+        return BadRequestError(f"Not found ({where}): {said}. Check {endpoint.variable('BASE_URL')}.", **kwargs)
+    if code == 429:
+        limited = RateLimitedError(f"Too many requests ({where}): {said}", **kwargs)
+        limited.retry_after = retry_after(headers or {})
+        return limited
+    if code is None or code >= 500 or code in (408, 409):
+        lost = endpoint.is_runpod and code in _GATEWAY_TIMEOUTS
+        failed = ServerError(f"The server failed ({where}): {said}", retryable=not lost, **kwargs)
+        failed.retry_after = retry_after(headers or {})
+        return failed
+    return BadRequestError(f"The request was refused ({where}): {said}", **kwargs)
+
+
+def timed_out(phase: Phase, seconds: float | None, endpoint: Endpoint) -> LLMTimeoutError:
+    """Return the error for a deadline of `seconds` that passed."""
+    what = {
+        "connect": "no connection",
+        "first_token": "no first token",
+        "idle": "nothing more",
+        "total": "no complete answer",
+    }[phase]
+    after = f" within {seconds:g} s" if seconds is not None else " in time"
+    return LLMTimeoutError(
+        f"{endpoint.name} gave {what}{after} (LLM_{phase.upper()}_TIMEOUT).",
+        phase=phase,
+        retryable=not (endpoint.is_runpod and phase != "connect"),
+    )
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds to wait that `headers` ask for (`retry-after-ms`, `retry-after` as seconds or a date)."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        value = headers.get(name)
+        if value is None:
+            continue
+        try:
+            seconds = float(value) * unit
+        except ValueError:
+            try:
+                seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+            except (ValueError, TypeError, OverflowError):
+                continue
+        if 0 <= seconds < float("inf"):
+            return seconds
+    return None
+
+
+def hide_keys(error: BaseException, keys: tuple[str, ...]) -> None:
+    """Mask `keys` in `error` and its causes: they are printed below ours in a traceback."""
+    for link in _chain(error):
+        link.args = tuple(mask(arg, keys) if isinstance(arg, str) else arg for arg in link.args)
+        for name in ("message", "body"):
+            value = getattr(link, name, None)
+            if isinstance(value, (str, dict, list)):
+                setattr(link, name, _masked(value, keys))
+
+
+def _masked(value: Any, keys: tuple[str, ...]) -> Any:
+    if isinstance(value, str):
+        return mask(value, keys)
+    if isinstance(value, dict):
+        return {name: _masked(item, keys) for name, item in value.items()}
+    return [_masked(item, keys) for item in value] if isinstance(value, list) else value
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _from_status(error: Any, endpoint: Endpoint) -> LLMError:
+    body = error.body
+    if isinstance(body, str):
+        try:
+            body = loads(body)
+        except (ValueError, RecursionError):
+            body = readable(body)
+    problem = read_problem(body) if body else Problem("no reason given")
+    headers = error.response.headers
+    return from_problem(
+        problem, endpoint, status=error.status_code, headers=headers, request_id=headers.get("x-request-id")
+    )
+
+
+def readable(text: str) -> str:
+    """Return `text`, or, of a web page, its title or its words."""
+    if not text.lstrip().startswith("<"):
+        return text
+    title = _TITLE.search(text[:100_000])
+    return (title[1].strip() if title else "") or _TAGS.sub(" ", text[:100_000]).strip() or "an empty web page"
+
+
+def _from_transport(error: Exception, endpoint: Endpoint) -> LLMError:
+    """Tell apart what the SDK reports as one: with aiohttp below, a refused connection reaches us as its timeout."""
+    import aiohttp
+    import httpx2
+    import openai
+
+    chain = list(_chain(error))
+    cause = chain[-1]
+    if isinstance(error, openai.APITimeoutError) and len(chain) == 1:
+        return timed_out("first_token", None, endpoint)  # a mock's: nothing below it tells more
+    for link in chain:
+        if isinstance(link, (aiohttp.ConnectionTimeoutError, httpx2.PoolTimeout)):
+            return timed_out("connect", endpoint.connect_timeout, endpoint)
+        if isinstance(link, (aiohttp.SocketTimeoutError, httpx2.ReadTimeout, httpx2.WriteTimeout)):
+            return timed_out("first_token", None, endpoint)
+        if isinstance(link, (aiohttp.ClientResponseError, httpx2.RemoteProtocolError)) and not isinstance(
+            link, aiohttp.ClientHttpProxyError
+        ):
+            if "disconnected" in str(link):
+                break
+            return UnexpectedResponseError(f"{endpoint.name} does not speak HTTP: {quote(str(cause), endpoint.keys)}")
+    connecting = (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, httpx2.ConnectError)
+    refused = any(isinstance(link, connecting) for link in chain)
+    if not refused and any(isinstance(link, httpx2.ConnectTimeout) for link in chain[-1:]):
+        return timed_out("connect", endpoint.connect_timeout, endpoint)
+    reason = quote(str(cause) or type(cause).__name__, endpoint.keys)
+    if refused:
+        return LLMConnectionError(
+            f"Cannot connect to {endpoint.name}: {reason}."
+            f" Is the server up, and is {endpoint.variable('BASE_URL')} right?"
+        )
+    lost = LLMConnectionError(
+        f"{endpoint.name} dropped the connection before it answered: {reason}.", retryable=not endpoint.is_runpod
+    )
+    lost.connected = True
+    return lost

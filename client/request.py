@@ -1,0 +1,51 @@
+"""What is sent: the arguments of `chat.completions.create`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from client.turns import is_gemma, merge_turns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+
+def arguments(
+    messages: Iterable[Mapping[str, Any]], model: str, max_tokens: int, temperature: float, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments for one streamed completion.
+
+    Options that the openai client does not know (vLLM's `top_k`, `min_p`, ...) go into `extra_body`; an option of None
+    is left out.
+    """
+    model = options.get("model") or model
+    found: dict[str, Any] = {
+        "model": model,
+        "messages": merge_turns(messages) if is_gemma(model) else list(messages),
+        "temperature": temperature,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if options.get("max_completion_tokens") is None:
+        found["max_tokens"] = max_tokens
+    extra = dict(options.get("extra_body") or {})
+    known = _known_options()
+    for name, value in options.items():
+        if name in ("model", "extra_body", "stream") or value is None:
+            continue
+        if name in known:
+            found[name] = value
+        else:
+            extra.setdefault(name, value)
+    if extra:
+        found["extra_body"] = extra
+    return found
+
+
+@functools.cache
+def _known_options() -> frozenset[str]:
+    from openai.resources.chat import AsyncCompletions
+
+    return frozenset(inspect.signature(AsyncCompletions.create).parameters)
