@@ -26,8 +26,10 @@ class Stats:
 
     @property
     def tokens_per_second(self) -> float:
-        """Return the tokens after the first by the seconds since it, 0.0 for fewer than two."""
-        if self.time_to_first_token is None or self.tokens < 2:
+        """Return the tokens after the first by the seconds since it; of an answer in one piece, all by `duration`."""
+        if self.time_to_first_token is None:
             return 0.0
         seconds = self.duration - self.time_to_first_token
-        return (self.tokens - 1) / seconds if seconds > 0 else 0.0
+        if self.tokens > 1 and seconds > 0:
+            return (self.tokens - 1) / seconds
+        return self.tokens / self.duration if self.duration > 0 else 0.0

@@ -256,7 +256,7 @@ class TextStream:
                 or not may_send_again(failure)
                 or (due is not None and self._deadline.time() + seconds >= due)
             ):
-                self._failure = failure
+                self._fail(failure, failure.__cause__)
                 return
             attempt += 1
             self._retries += 1
