@@ -215,6 +215,7 @@ def refuse_taken_port(host: str, port: int) -> None:
 def _holder(port: int) -> str | None:
     with contextlib.suppress(psutil.Error, PermissionError):
         for connection in psutil.net_connections("inet"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            listens = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
+            if listens and connection.pid:
                 return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
     return None
