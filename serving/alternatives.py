@@ -1,0 +1,104 @@
+"""Where nothing fits: the nearest things that would."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from serving.gemma3 import FAMILY
+from serving.gpu_catalog import KNOWN_GPUS
+from serving.hardware import GIB, Gpu, Hardware
+from serving.precision import BF16_CAPABILITY
+from serving.search import best_candidate, every_candidate, wanted_length
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from serving.model import ModelFacts
+    from serving.search import Candidate
+    from serving.wishes import Wishes
+
+COUNTS = (2, 4, 8)
+LEAST_CONTEXT = 2048  # less than this is no use to anybody
+
+
+def alternatives(model: ModelFacts, hardware: Hardware, wishes: Wishes) -> tuple[str, ...]:
+    """Return the nearest things that fit, nearest first, each as the words that ask for it and what it gives.
+
+    A smaller precision, then a shorter context, images left out, a smaller Gemma 3, more GPUs or larger ones.
+    """
+    return tuple(_precision(model, hardware, wishes) or _context(model, hardware, wishes)) + tuple(
+        item
+        for items in (_smaller_model(model, hardware, wishes), _more_gpus(model, hardware, wishes))
+        for item in items
+    )
+
+
+def _precision(model: ModelFacts, hardware: Hardware, wishes: Wishes) -> list[str]:
+    if wishes.precision == "auto" and wishes.dtype == "auto":
+        return []
+    found = _best(model, hardware, replace(wishes, precision="auto", dtype="auto"))
+    return [f"--precision {found.precision} ({found.longest:,} tokens)"] if found else []
+
+
+def _context(model: ModelFacts, hardware: Hardware, wishes: Wishes) -> Iterator[str]:
+    free = replace(wishes, precision="auto", max_model_len=None)
+    longest = _longest(model, hardware, free)
+    if longest is not None and _length(longest, model, wishes) >= LEAST_CONTEXT:
+        yield f"--context {_length(longest, model, wishes)} ({longest.precision})"
+    if model.vision and not wishes.text_only:
+        lean = replace(free, text_only=True)
+        without = _longest(model, hardware, lean)
+        if without is not None and without.longest >= wanted_length(model, wishes):
+            yield f"--text-only ({without.precision}, {without.longest:,} tokens)"
+        elif without is not None and without.longest >= LEAST_CONTEXT:
+            yield f"--text-only --context {_length(without, model, wishes)} ({without.precision})"
+
+
+def _length(candidate: Candidate, model: ModelFacts, wishes: Wishes) -> int:
+    """Return a round number of tokens that fits."""
+    length = min(candidate.longest, wanted_length(model, wishes))
+    return length // 1024 * 1024
+
+
+def _smaller_model(model: ModelFacts, hardware: Hardware, wishes: Wishes) -> Iterator[str]:
+    if not model.gemma:
+        return
+    for other in FAMILY:
+        if other.parameters < model.parameters:
+            free = replace(wishes, precision="auto", max_model_len=None, tensor_parallel_size=None)
+            found = _best(other, hardware, free)
+            if found:
+                yield f"--model {other.name} ({found.precision}, {found.longest:,} tokens)"
+                return
+
+
+def _more_gpus(model: ModelFacts, hardware: Hardware, wishes: Wishes) -> Iterator[str]:
+    wishes = replace(wishes, tensor_parallel_size=None, data_parallel_size=None)
+    gpus = [gpu for gpu in hardware.gpus if not gpu.mig]
+    if gpus:
+        gpu = max(gpus, key=lambda item: (item.compute_capability or BF16_CAPABILITY, item.total_bytes))
+        for count in COUNTS:
+            if count <= len(gpus):
+                continue
+            idle = replace(gpu, free_bytes=gpu.total_bytes)
+            found = _best(model, Hardware((idle,) * count, source="given"), wishes)
+            if found:
+                yield f"{count}x {gpu.name} ({found.precision})"
+                return
+    for known in sorted(KNOWN_GPUS, key=lambda item: item.gib):
+        size = int(known.gib * GIB)
+        card = Gpu(known.name, size, size, known.capability)
+        found = _best(model, Hardware((card,), source="given"), wishes)
+        if found:
+            yield f"1x {known.name} ({found.precision})"
+            return
+
+
+def _best(model: ModelFacts, hardware: Hardware, wishes: Wishes) -> Candidate | None:
+    return best_candidate(every_candidate(model, hardware, wishes), wanted_length(model, wishes))
+
+
+def _longest(model: ModelFacts, hardware: Hardware, wishes: Wishes) -> Candidate | None:
+    tried = [item for item in every_candidate(model, hardware, wishes) if item.longest]
+    return max(tried, key=lambda item: item.longest, default=None)

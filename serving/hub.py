@@ -1,0 +1,38 @@
+"""The Hugging Face cache on this machine: read only, by its documented layout, without its library."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Return where Hugging Face's library, and so vLLM, keeps models: by its own environment variables."""
+    for variable, below in (("HF_HUB_CACHE", ""), ("HUGGINGFACE_HUB_CACHE", ""), ("HF_HOME", "hub")):
+        if value := os.environ.get(variable):
+            return Path(value).expanduser() / below
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path("~/.cache").expanduser()) / "huggingface" / "hub"
+
+
+def cached_folder(name: str, cache: Path | None = None) -> Path | None:
+    """Return the folder of the model `owner/name` in the cache (its main revision), None if it is not there."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return None
+    repository = (cache or cache_folder()) / f"models--{name.replace('/', '--')}"
+    try:
+        commit = (repository / "refs" / "main").read_text(encoding="ascii").strip()
+        folder = repository / "snapshots" / commit
+        if (folder / "config.json").is_file():
+            return folder
+        folders = sorted(repository.glob("snapshots/*/config.json"))
+    except (OSError, UnicodeDecodeError):
+        return None
+    return folders[-1].parent if folders else None
+
+
+def cached_bytes(name: str, cache: Path | None = None) -> int:
+    """Return how many bytes of the model's weights the cache holds already."""
+    folder = cached_folder(name, cache)
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder else 0

@@ -1,0 +1,59 @@
+"""What a GPU's memory goes to before any KV cache: weights, activations, CUDA's own, and the reserve.
+
+vLLM takes a share of each GPU (`gpu_memory_utilization`), loads the weights, runs its largest batch once and measures;
+what is left of the share is KV cache (`vllm/v1/worker/gpu_worker.py`, `determine_available_memory`). The measured part
+is estimated here. vLLM documents no such figures: these are the terms by which the memory grows, fitted to public logs
+(`tests/serving/test_memory.py` names them). They are rather too large than too small.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from serving.model import ModelFacts
+
+GIB = 1024**3
+DEFAULT_UTILIZATION = 0.92  # vLLM 0.32's own (`vllm/config/cache.py`)
+CONTEXT_GIB = 0.6  # CUDA's context, kernels, and what PyTorch keeps
+GRAPHS_GIB = 0.5  # captured CUDA graphs up to 256 sequences; twice that above
+COLLECTIVES_GIB = 0.3  # NCCL's buffers where GPUs share a model
+IMAGE_GIB = 0.107  # the vision tower at work, for each image of 256 tokens in the largest batch
+IMAGE_TOKENS = 256
+LOADED = 1.006  # a model takes a little more than its files: "Model loading took 51.417 GiB" for 51.10 GiB
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Hold the largest batch that the engine runs, which is what its activations are measured with."""
+
+    max_num_batched_tokens: int
+    max_num_seqs: int
+
+
+def weights_bytes(weight_bytes: int, tensor_parallel: int) -> int:
+    """Return what the weights take on each of the GPUs that share them."""
+    return int(weight_bytes / tensor_parallel * LOADED)
+
+
+def activation_bytes(
+    model: ModelFacts,
+    batch: Batch,
+    *,
+    tensor_parallel: int = 1,
+    images: bool = True,
+    eager: bool = False,
+    size: int = 2,
+) -> int:
+    """Return what a GPU needs besides weights and KV cache; `size` is the bytes of one computed number.
+
+    The largest of three peaks that do not coincide: the widest layer (6 x intermediate + 12 x hidden bytes a token),
+    the sampler (16 bytes for each sequence and word of the vocabulary), and the vision tower.
+    """
+    layer = batch.max_num_batched_tokens * (6 * model.intermediate + 12 * model.hidden) * size / 2
+    sampler = batch.max_num_seqs * model.vocab * 16
+    tower = batch.max_num_batched_tokens / IMAGE_TOKENS * IMAGE_GIB * GIB if images and model.vision else 0
+    graphs = 0.0 if eager else GRAPHS_GIB if batch.max_num_seqs <= 256 else 2 * GRAPHS_GIB
+    fixed = CONTEXT_GIB + graphs + (COLLECTIVES_GIB if tensor_parallel > 1 else 0)
+    return int(fixed * GIB + max(layer, sampler, tower))

@@ -1,0 +1,63 @@
+"""Which weights a GPU can use, and what it computes them in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from serving.hardware import Gpu
+    from serving.model import Checkpoint, ModelFacts
+    from serving.wishes import Wishes
+
+BF16_CAPABILITY = (8, 0)
+FP8_CAPABILITY = (8, 9)  # before it, fp8 weights are widened to bfloat16 as they are used (vLLM's Marlin kernel)
+ENGINE_CAPABILITY = (7, 5)  # the oldest that CUDA 13, and so the engine's PyTorch, still compiles for
+ORDER = ("bf16", "fp8", "int4")  # best first
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Say what the engine computes in: vLLM's name of the type and the bytes of one number."""
+
+    dtype: str
+    size: int
+
+
+def checkpoints(model: ModelFacts, wishes: Wishes) -> list[Checkpoint]:
+    """Return the checkpoints to try, best first."""
+    order = ORDER if wishes.precision == "auto" else (wishes.precision,)
+    return [checkpoint for precision in order for checkpoint in model.checkpoints if checkpoint.precision == precision]
+
+
+def gpu_compute(gpu: Gpu, checkpoint: Checkpoint, wishes: Wishes) -> Compute | None:
+    """Return what the GPU would compute in, None if it cannot run the checkpoint at all.
+
+    float16 is never chosen. A GPU without bfloat16 computes plain weights in float32; quantised ones are multiplied in
+    16 bits, which leaves nothing for it. An unknown capability is taken for one that has bfloat16.
+    """
+    capability = gpu.compute_capability or BF16_CAPABILITY
+    if capability < ENGINE_CAPABILITY:
+        return None
+    if wishes.dtype == "float16":
+        return Compute("float16", 2)
+    if wishes.dtype == "float32" or (wishes.dtype == "auto" and capability < BF16_CAPABILITY):
+        asked_for_bf16 = wishes.precision == "bf16" and wishes.dtype == "auto"
+        return Compute("float32", 4) if checkpoint.precision == "bf16" and not asked_for_bf16 else None
+    return Compute("bfloat16", 2) if capability >= BF16_CAPABILITY else None
+
+
+def cpu_compute(checkpoint: Checkpoint, wishes: Wishes) -> Compute | None:
+    """Return what the CPU engine would compute in: float32 unless asked otherwise (AVX2 has no bfloat16)."""
+    if checkpoint.precision != "bf16":
+        return None
+    if wishes.dtype == "auto":
+        return Compute("bfloat16", 2) if wishes.precision == "bf16" else Compute("float32", 4)
+    return Compute(wishes.dtype, 4 if wishes.dtype == "float32" else 2)
+
+
+def label(checkpoint: Checkpoint, compute: Compute) -> str:
+    """Return the name of what runs: bf16, fp8, int4, or fp32 and fp16 where plain weights are computed in those."""
+    if checkpoint.precision != "bf16":
+        return checkpoint.precision
+    return {"float32": "fp32", "float16": "fp16"}.get(compute.dtype, "bf16")

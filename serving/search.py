@@ -1,0 +1,279 @@
+"""The planner's search: every way in which vLLM may spread a model over the GPUs, and what each would hold."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from serving.kv_cache import CPU_BLOCK_TOKENS, CUDA_BLOCK_TOKENS, KvLayout, kv_layout
+from serving.memory import CONTEXT_GIB, DEFAULT_UTILIZATION, GIB, Batch, activation_bytes, weights_bytes
+from serving.precision import Compute, checkpoints, cpu_compute, gpu_compute, label
+from serving.wishes import KV_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from serving.hardware import Gpu, Hardware
+    from serving.model import Checkpoint, ModelFacts
+    from serving.wishes import Wishes
+
+# Tried in turn while the wished context does not fit: a smaller batch leaves more memory to the KV cache.
+BATCHES = (Batch(2048, 128), Batch(1024, 16))
+CPU_BATCH = Batch(2048, 16)
+CPU_KV_BYTES = GIB
+CPU_PROCESS_BYTES = 3 * GIB  # vLLM's processes with everything that they import
+CPU_UNKNOWN_HOST_BYTES = 16 * GIB  # taken where the host's memory is not known
+# Copies of the model are worth more than sharing it as long as they hold this much of what sharing would hold.
+COPIES_WORTH = 0.75
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Hold one way to run: which weights, on which GPUs, with which batch, and the memory that follows, in bytes.
+
+    `kv_bytes` is what is left for the KV cache on the GPU that has least; `longest` the largest length that fits it.
+    """
+
+    checkpoint: Checkpoint
+    compute: Compute
+    gpus: tuple[Gpu, ...]
+    tensor_parallel: int
+    data_parallel: int
+    batch: Batch
+    utilization: float
+    weights: int
+    activations: int
+    kv_bytes: int
+    layout: KvLayout
+    longest: int
+
+    def concurrency(self, tokens: int) -> float:
+        """Return how many requests of `tokens` tokens fit at once, over all copies of the model."""
+        return self.layout.concurrency(self.kv_bytes, tokens) * self.data_parallel
+
+    @property
+    def precision(self) -> str:
+        """Return the name of what runs (see `precision.label`)."""
+        return label(self.checkpoint, self.compute)
+
+    @property
+    def mixed(self) -> bool:
+        """Tell whether GPUs of different kinds share the work."""
+        return len({(gpu.name, gpu.total_bytes) for gpu in self.gpus}) > 1
+
+
+def divisors(model: ModelFacts, limit: int) -> list[int]:
+    """Return the tensor-parallel sizes, up to `limit`, that vLLM accepts for the model.
+
+    They divide the attention heads (`ModelConfig.verify_with_parallel_config`), and divide the KV heads or are a
+    multiple of them.
+    """
+    return [
+        size
+        for size in range(1, limit + 1)
+        if model.heads % size == 0 and (model.kv_heads % size == 0 or size % model.kv_heads == 0)
+    ]
+
+
+def wanted_length(model: ModelFacts, wishes: Wishes) -> int:
+    """Return the least length that a plan must offer: the wish, at most the model's own."""
+    return wishes.max_model_len or min(wishes.context, model.max_model_len)
+
+
+def every_candidate(model: ModelFacts, hardware: Hardware, wishes: Wishes) -> list[Candidate]:
+    """Return all that can be tried on this hardware, best precision first, and in it the larger batch first."""
+    found: list[Candidate] = []
+    for checkpoint in checkpoints(model, wishes):
+        if not hardware.gpus:
+            candidate = cpu_candidate(model, checkpoint, wishes)
+            if candidate is not None and host_bytes_needed(candidate) <= host_bytes(hardware):
+                found.append(candidate)
+            continue
+        by_compute: dict[Compute, list[Gpu]] = {}
+        for gpu in hardware.gpus:
+            compute = gpu_compute(gpu, checkpoint, wishes)
+            if compute is not None:
+                by_compute.setdefault(compute, []).append(gpu)
+        for batch in batches(wishes):
+            for compute, gpus in by_compute.items():
+                found.extend(candidates(model, checkpoint, compute, gpus, batch, wishes))
+    return found
+
+
+def best_candidate(tried: Sequence[Candidate], wanted: int) -> Candidate | None:
+    """Return the best of what was tried that holds one request of `wanted` tokens, None if nothing does.
+
+    The order of `tried` counts: the first precision, and in it the first batch, with which anything fits.
+    """
+    for first in tried:
+        if first.longest >= wanted:
+            alike = [item for item in tried if (item.checkpoint, item.batch) == (first.checkpoint, first.batch)]
+            return choose([item for item in alike if item.longest >= wanted], wanted)
+    return None
+
+
+def host_bytes(hardware: Hardware) -> int:
+    """Return the host memory that the CPU engine may take."""
+    return CPU_UNKNOWN_HOST_BYTES if hardware.host_bytes is None else hardware.host_bytes
+
+
+def host_bytes_needed(candidate: Candidate) -> int:
+    """Return the host memory that the CPU engine takes."""
+    return candidate.weights + candidate.kv_bytes + CPU_PROCESS_BYTES
+
+
+def batches(wishes: Wishes) -> list[Batch]:
+    """Return the batches to try, with what the user fixed."""
+    found = []
+    for batch in BATCHES:
+        tokens, seqs = wishes.max_num_batched_tokens, wishes.max_num_seqs
+        # vLLM refuses a batch with fewer tokens than sequences.
+        new = Batch(
+            tokens or max(batch.max_num_batched_tokens, seqs or 0),
+            seqs or min(batch.max_num_seqs, tokens or batch.max_num_seqs),
+        )
+        if new not in found:
+            found.append(new)
+    return found
+
+
+def candidates(
+    model: ModelFacts,
+    checkpoint: Checkpoint,
+    compute: Compute,
+    gpus: Sequence[Gpu],
+    batch: Batch,
+    wishes: Wishes,
+) -> Iterator[Candidate]:
+    """Yield every layout over the GPUs, also those in which nothing fits (their `longest` is 0)."""
+    kinds: dict[object, list[Gpu]] = {}
+    for gpu in gpus:
+        kinds.setdefault((gpu.name, gpu.total_bytes, gpu.compute_capability, gpu.mig), []).append(gpu)
+    sets = list(kinds.values())
+    whole = [gpu for gpu in gpus if not gpu.mig]
+    if len(kinds) > 1 and len(whole) > 1:
+        sets.append(whole)
+    for members in sets:
+        ranked = sorted(members, key=budget, reverse=True)
+        # A process sees one MIG slice only, so slices cannot share a model.
+        limit = 1 if ranked[0].mig else len(ranked)
+        fixed = wishes.tensor_parallel_size
+        for tensor in divisors(model, limit) if fixed is None else [fixed]:
+            most = limit // tensor
+            if wishes.data_parallel_size is not None:
+                copies: Sequence[int] = [wishes.data_parallel_size] if wishes.data_parallel_size <= most else []
+            else:
+                copies = range(1, (min(most, 1) if fixed is not None else most) + 1)
+            for data in copies:
+                used = tuple(ranked[: tensor * data])
+                yield _candidate(model, checkpoint, compute, used, tensor, data, batch, wishes)
+
+
+def choose(fitting: Sequence[Candidate], tokens: int) -> Candidate:
+    """Return the best of the candidates that fit.
+
+    Sharing a model (tensor parallel) holds its weights once and leaves the most for the KV cache; copies of it (data
+    parallel) need no talk between GPUs and do more work in all. So: the smallest tensor-parallel size that holds at
+    least COPIES_WORTH of the requests of `tokens` tokens that the best layout holds, and gives up no length for it.
+    GPUs of one kind come before a mixture, which runs at the pace of its slowest.
+    """
+    alike = [candidate for candidate in fitting if not candidate.mixed] or list(fitting)
+    best = max(alike, key=lambda candidate: (candidate.longest, candidate.concurrency(tokens)))
+    worth = [
+        candidate
+        for candidate in alike
+        if candidate.longest == best.longest
+        and candidate.concurrency(tokens) >= COPIES_WORTH * best.concurrency(tokens)
+    ]
+    return min(worth, key=lambda candidate: (candidate.tensor_parallel, -candidate.concurrency(tokens)))
+
+
+def cpu_candidate(model: ModelFacts, checkpoint: Checkpoint, wishes: Wishes) -> Candidate | None:
+    """Return the one layout of the CPU engine: blocks of 128 tokens, no asynchronous scheduling, a fixed KV cache.
+
+    None for quantised weights, which it does not run. Source: `vllm/platforms/cpu.py`, `check_and_update_config`;
+    `vllm/v1/worker/cpu_worker.py`, `determine_available_memory`.
+    """
+    compute = cpu_compute(checkpoint, wishes)
+    if compute is None:
+        return None
+    batch = Batch(
+        wishes.max_num_batched_tokens or max(CPU_BATCH.max_num_batched_tokens, wishes.max_num_seqs or 0),
+        wishes.max_num_seqs or CPU_BATCH.max_num_seqs,
+    )
+    layout = kv_layout(
+        model,
+        value_bytes=KV_BYTES.get(wishes.kv_cache_dtype, compute.size),
+        block_tokens=wishes.block_size or CPU_BLOCK_TOKENS,
+        max_num_batched_tokens=batch.max_num_batched_tokens,
+        concurrent_batches=1,
+        hybrid=wishes.hybrid,
+    )
+    space = wishes.kv_cache_bytes or wishes.cpu_kv_bytes or CPU_KV_BYTES
+    weights = weights_bytes(_loaded(model, checkpoint, compute, wishes), 1)
+    activations = activation_bytes(model, batch, images=not wishes.text_only, eager=True, size=compute.size)
+    longest = layout.longest(space, wishes.max_model_len or model.max_model_len)
+    return Candidate(checkpoint, compute, (), 1, 1, batch, 0.0, weights, activations, space, layout, longest)
+
+
+def budget(gpu: Gpu, wished: float | None = None) -> int:
+    """Return what vLLM may take of a GPU, in bytes: its default share, or less where others hold memory."""
+    return int(gpu.total_bytes * share(gpu, wished))
+
+
+def share(gpu: Gpu, wished: float | None = None) -> float:
+    """Return the largest `gpu_memory_utilization` that vLLM starts with on this GPU, at most its default.
+
+    vLLM refuses a share that is larger than what is free when it starts (`vllm/v1/worker/utils.py`, `request_memory`),
+    by which time its own process holds a CUDA context. A share that the user fixed becomes 0 if that would happen.
+    """
+    possible = (gpu.free_bytes - CONTEXT_GIB * GIB) / gpu.total_bytes
+    if wished is not None:
+        return wished if wished <= possible else 0.0
+    return max(0.0, math.floor(min(DEFAULT_UTILIZATION, possible) * 100 + 1e-9) / 100)
+
+
+def _candidate(
+    model: ModelFacts,
+    checkpoint: Checkpoint,
+    compute: Compute,
+    gpus: tuple[Gpu, ...],
+    tensor: int,
+    data: int,
+    batch: Batch,
+    wishes: Wishes,
+) -> Candidate:
+    layout = kv_layout(
+        model,
+        tensor_parallel=tensor,
+        value_bytes=KV_BYTES.get(wishes.kv_cache_dtype, compute.size),
+        block_tokens=wishes.block_size or CUDA_BLOCK_TOKENS,
+        max_num_batched_tokens=batch.max_num_batched_tokens,
+        concurrent_batches=2 if wishes.async_scheduling else 1,
+        hybrid=wishes.hybrid,
+    )
+    weights = weights_bytes(_loaded(model, checkpoint, compute, wishes), tensor)
+    activations = activation_bytes(
+        model,
+        batch,
+        tensor_parallel=tensor,
+        images=not wishes.text_only,
+        eager=wishes.enforce_eager,
+        size=compute.size,
+    )
+    utilization = min(share(gpu, wishes.gpu_memory_utilization) for gpu in gpus)
+    left = min(math.ceil(gpu.total_bytes * utilization) for gpu in gpus) - weights - activations
+    if wishes.kv_cache_bytes is not None:  # vLLM takes exactly this, whatever the share says
+        free = min(gpu.free_bytes for gpu in gpus) - weights - activations
+        left = wishes.kv_cache_bytes if wishes.kv_cache_bytes <= free else min(left, free)
+    longest = layout.longest(left, wishes.max_model_len or model.max_model_len)
+    return Candidate(
+        checkpoint, compute, gpus, tensor, data, batch, utilization, weights, activations, left, layout, longest
+    )
+
+
+def _loaded(model: ModelFacts, checkpoint: Checkpoint, compute: Compute, wishes: Wishes) -> int:
+    """Return the bytes that are loaded of a checkpoint: without the vision tower, wider if computed in float32."""
+    size = checkpoint.weight_bytes - (model.tower_bytes if wishes.text_only else 0)
+    return size * compute.size // 2 if checkpoint.precision == "bf16" else size

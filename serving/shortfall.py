@@ -1,0 +1,95 @@
+"""Why nothing fits, in one sentence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from serving.memory import GIB
+from serving.precision import BF16_CAPABILITY, ENGINE_CAPABILITY, checkpoints
+from serving.search import cpu_candidate, host_bytes, host_bytes_needed, wanted_length
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from serving.hardware import Hardware
+    from serving.model import ModelFacts
+    from serving.search import Candidate
+    from serving.wishes import Wishes
+
+
+def shortfall(model: ModelFacts, hardware: Hardware, wishes: Wishes, tried: Sequence[Candidate]) -> str:
+    """Return the sentence for a search that found nothing; `tried` is what it looked at."""
+    size = (wishes.tensor_parallel_size or 1) * (wishes.data_parallel_size or 1)
+    if size > max(1, len(hardware.gpus)):
+        return f"{model.name} was to use {size} GPUs (SERVE_TENSOR_PARALLEL_SIZE), and there is {hardware}."
+    if not hardware.gpus:
+        return _no_gpu(model, hardware, wishes)
+    if not tried:
+        return _unusable(model, hardware, wishes)
+    return _too_small(model, hardware, wishes, tried)
+
+
+def _no_gpu(model: ModelFacts, hardware: Hardware, wishes: Wishes) -> str:
+    candidate = cpu_candidate(model, checkpoints(model, wishes)[0], wishes)
+    if candidate is None:
+        return f"There is no GPU, and the CPU engine does not run the quantised weights of {model.name}."
+    if host_bytes_needed(candidate) > host_bytes(hardware):
+        return (
+            f"There is no GPU, and on the CPU engine {model.name} would take {host_bytes_needed(candidate) / GIB:.0f} "
+            f"GiB of host memory, of which {host_bytes(hardware) / GIB:.0f} GiB may be used."
+        )
+    return (
+        f"{model.name} does not fit the CPU engine with {wanted_length(model, wishes):,} tokens: one request needs "
+        f"{_need(candidate, wanted_length(model, wishes)):.2f} GiB of KV cache, and SERVE_KV_CACHE_SPACE_GIB gives "
+        f"{candidate.kv_bytes / GIB:.2f} GiB."
+    )
+
+
+def _unusable(model: ModelFacts, hardware: Hardware, wishes: Wishes) -> str:
+    newest = max(hardware.gpus, key=lambda gpu: gpu.compute_capability or BF16_CAPABILITY)
+    capability = newest.compute_capability or BF16_CAPABILITY
+    said = f"{newest.name} has compute capability {capability[0]}.{capability[1]}"
+    if capability < ENGINE_CAPABILITY:
+        return f"{said}, and vLLM's engine needs {ENGINE_CAPABILITY[0]}.{ENGINE_CAPABILITY[1]} or newer."
+    if capability < BF16_CAPABILITY:
+        return (
+            f"{said}, and bfloat16, in which {model.name} computes at this precision, needs 8.0 or newer (float16 is "
+            "no way out for Gemma 3)."
+        )
+    if any(gpu.mig for gpu in hardware.gpus):
+        return f"{model.name} cannot be spread over the slices of {hardware}: a process sees one MIG slice only."
+    return f"SERVE_DTYPE={wishes.dtype!r} does not go with the weights of {model.name}."
+
+
+def _too_small(model: ModelFacts, hardware: Hardware, wishes: Wishes, tried: Sequence[Candidate]) -> str:
+    wanted = wanted_length(model, wishes)
+    best = max(tried, key=lambda item: item.kv_bytes - item.layout.bytes(wanted))
+    tightest = min(best.gpus, key=lambda gpu: gpu.free_bytes)
+    if best.utilization == 0 and wishes.gpu_memory_utilization is not None:
+        return (
+            f"SERVE_GPU_MEMORY_UTILIZATION={wishes.gpu_memory_utilization} asks for more of {tightest.name} than vLLM "
+            f"would find free: {tightest.free_bytes / GIB:.1f} of {tightest.total_bytes / GIB:.1f} GiB."
+        )
+    each = " on each GPU" if best.tensor_parallel > 1 else ""
+    how = best.precision
+    if how == "fp32":
+        how = "float32 (there is no bfloat16 before compute capability 8.0)"
+    text = f"{model.name} does not fit {hardware} with {wanted:,} tokens: "
+    held = sum(gpu.total_bytes - gpu.free_bytes for gpu in best.gpus)
+    if held > GIB:
+        text = text.removesuffix(": ") + f", of which other processes hold {held / GIB:.1f} GiB: "
+    if best.kv_bytes <= 0:
+        budget = min(gpu.total_bytes for gpu in best.gpus) * best.utilization
+        return text + (
+            f"in {how} its weights and activations alone take {(best.weights + best.activations) / GIB:.1f} GiB{each}, "
+            f"of {budget / GIB:.1f} GiB that vLLM may use."
+        )
+    return text + (
+        f"in {how} {best.kv_bytes / GIB:.1f} GiB{each} are left for the KV cache, of which one request needs "
+        f"{_need(best, wanted):.1f} GiB."
+    )
+
+
+def _need(candidate: Candidate, tokens: int) -> float:
+    """Return what vLLM asks for before it starts with this length, in GiB."""
+    return (candidate.layout.bytes(tokens) + candidate.layout.block_bytes) / GIB
