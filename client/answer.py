@@ -40,6 +40,10 @@ class NotAnAnswer(Exception):
         self.quoted = quoted
 
 
+class CutShort(Exception):
+    """Signal that the server itself gave the answer up: vLLM's finish reasons `abort` and `error`."""
+
+
 class Answer:
     """Collect an answer, piece by piece.
 
@@ -181,6 +185,8 @@ class Answer:
             self.id = body["id"]
 
     def _finish(self, reason: str) -> None:
+        if reason in ("abort", "error"):
+            raise CutShort(f"finish reason {reason!r}")
         self.finish_reason = reason
         self.progressed = True
 

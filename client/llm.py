@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from client.endpoint import Endpoint
+    from client.settings import ClientSettings
 
     ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -47,11 +48,16 @@ class LLMClient:
         fallback_api_key: str | None = None,
         fallback_model: str | None = None,
     ) -> None:
-        from client.endpoint import Endpoint
-        from client.settings import DEFAULT_MODEL, ClientSettings
+        from client.settings import ClientSettings  # pydantic, and below openai and aiohttp, load on first use
 
         given = {name: value for name, value in locals().items() if name in ClientSettings.model_fields}
-        settings = self._settings = ClientSettings.load(**given)
+        self._set_up(ClientSettings.load(**given))
+
+    def _set_up(self, settings: ClientSettings) -> None:
+        from client.endpoint import Endpoint
+        from client.settings import DEFAULT_MODEL
+
+        self._settings = settings
         self.model = settings.model or DEFAULT_MODEL
         self.max_tokens = settings.max_tokens
         self.temperature = settings.temperature

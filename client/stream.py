@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from client.answer import Answer, NotAnAnswer, ProblemFound
+from client.answer import Answer, CutShort, NotAnAnswer, ProblemFound
 from client.deadline import Deadline, DeadlinePassed
 from client.errors import (
     BadRequestError,
@@ -320,6 +320,8 @@ class TextStream:
             self._fail(from_problem(found.problem, self._endpoint), None)
         except NotAnAnswer as found:
             self._fail(self._unexpected(found.what, found.quoted), found.__context__)
+        except CutShort as error:
+            self._break_off(error)
         except EventTooLargeError as error:
             self._fail(self._unexpected(f"more than {EVENT_LIMIT} bytes in one piece"), error)
         if self._answer.progressed:
@@ -399,11 +401,11 @@ class TextStream:
 
     def _break_off(self, error: Exception | None) -> None:
         """Take the end of the connection before the end of the answer."""
-        if self._source is None and error is not None:  # a test's iterator
-            failure = from_exception(error, self._endpoint)
+        if self._source is None and error is not None and not isinstance(error, CutShort):  # a test's iterator
+            failure = error if isinstance(error, LLMError) else from_exception(error, self._endpoint)
             if failure is None:
                 raise error
-            self._fail(failure, error)
+            self._fail(failure, error.__cause__ if failure is error else error)
             return
         if self._answer.finish_reason is not None:
             self._ended = True  # the answer itself is whole
