@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import httpx2
+
 from deploy_errors import ApiError, DeployError, Unreachable
 from runpod_api import TIMEOUT, USER_AGENT
 

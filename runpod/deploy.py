@@ -16,7 +16,6 @@ import deploy_settings
 from deploy_command import COMMANDS, Session
 from masking import Redactor, secret_values
 from screen import Screen
-
 from serving.errors import ServingError
 
 
@@ -36,7 +35,9 @@ def parser() -> argparse.ArgumentParser:
         if name == "status":
             command.add_argument("--watch", action="store_true", help="show it again and again, until Ctrl-C")
         if name == "down":
-            command.add_argument("--volume", action="store_true", help="delete DEPLOY_NETWORK_VOLUME too, with its files")
+            command.add_argument(
+                "--volume", action="store_true", help="delete DEPLOY_NETWORK_VOLUME too, with its files"
+            )
         if name == "logs":
             command.add_argument("--worker", metavar="ID", help="whose log; default: one that runs")
             command.add_argument("--tail", type=int, default=100, metavar="N", help="lines to begin with, at most 5000")

@@ -27,7 +27,6 @@ from deploy_report import (
 from endpoint_spec import Change
 from masking import secret_values
 from runpod_api import RunpodApi
-
 from serving.errors import ConfigurationError
 from serving.model import resolve
 from serving.plan import Wishes
@@ -115,7 +114,8 @@ class Session:
 def plan(session: Session, options: argparse.Namespace) -> int:
     """Show which GPU pools fit, what they cost and what `up` would change; touch nothing."""
     screen, deploy = session.screen, session.deploy
-    pools, prices, live, note = gpu_pools.POOLS, "shipped prices", None, ""
+    pools: Sequence[gpu_pools.Pool] = gpu_pools.POOLS
+    prices, live, note = "shipped prices", None, ""
     with nullcontext() if deploy.api_key is None else session.api() as api:
         try:
             if api is None:
@@ -311,7 +311,8 @@ def _send(session: Session, api: RunpodApi, body: Json, live: Json | None) -> Js
     name = session.deploy.name
     if live is None:
         session.standing = (
-            f"Endpoint {name} may have been created: `make deploy` again finds it by its name, `make undeploy` removes it."
+            f"Endpoint {name} may have been created: `make deploy` again finds it by its name, "
+            "`make undeploy` removes it."
         )
         try:
             endpoint = api.create_endpoint(body)
@@ -361,9 +362,14 @@ def _warn(session: Session, chosen: Sequence[Offer]) -> None:
     image = deploy.image or ""
     if "@" not in image and (":" not in image.rpartition("/")[2] or image.endswith(":latest")):
         screen.warn(f"DEPLOY_IMAGE={image} is not pinned: hosts keep an old one; use a tag of its own or a digest.")
+    if deploy.hf_secret is None and serve.hf_token is None and chosen[0].plan.gated:
+        screen.warn(
+            f"{chosen[0].plan.checkpoint} is gated: accept its licence on Hugging Face, and set HF_TOKEN or "
+            "DEPLOY_HF_SECRET."
+        )
     if deploy.hf_secret is None and serve.hf_token is not None:
         screen.warn(
-            "HF_TOKEN travels as a plain environment variable: make a secret in RunPod's console and set DEPLOY_HF_SECRET."
+            "HF_TOKEN travels as plain text: make it a secret in RunPod's console and name that in DEPLOY_HF_SECRET."
         )
 
 
@@ -386,5 +392,7 @@ def _wait_until_gone(api: RunpodApi, name: str) -> None:
     deadline = time.monotonic() + GONE_WITHIN_S
     while api.find_endpoint(name) is not None:
         if time.monotonic() > deadline:
-            raise DeployError(f"Endpoint {name} is still listed {GONE_WITHIN_S:.0f} s after RunPod said it was deleted.")
+            raise DeployError(
+                f"Endpoint {name} is still listed {GONE_WITHIN_S:.0f} s after RunPod said it was deleted."
+            )
         time.sleep(1.0)

@@ -18,7 +18,9 @@ Json = dict[str, Any]
 VOLUME_USD_PER_GB_MONTH = 0.07  # below 1 TB; https://docs.runpod.io/serverless/pricing
 
 
-def show_offers(screen: Screen, offered: Sequence[Offer], chosen: Sequence[Offer], *, prices: str, cached: bool) -> None:
+def show_offers(
+    screen: Screen, offered: Sequence[Offer], chosen: Sequence[Offer], *, prices: str, cached: bool
+) -> None:
     """Show the pools that fit, cheapest first, and name those that do not."""
     fitting = [offer for offer in offered if offer.fits]
     rows = [
@@ -37,7 +39,16 @@ def show_offers(screen: Screen, offered: Sequence[Offer], chosen: Sequence[Offer
         for offer in fitting
     ]
     columns = (
-        ("", "pool", "planned for", "weights", ">context", ">at once", ">$/h", ">$/M tokens", ">$/cold start", "stock")
+        "",
+        "pool",
+        "planned for",
+        "weights",
+        ">context",
+        ">at once",
+        ">$/h",
+        ">$/M tokens",
+        ">$/cold start",
+        "stock",
     )
     screen.table(f"GPU pools that fit, cheapest first ({prices})", columns, rows)
     small = [f"{offer.pool.id} ({offer.card.id.removeprefix('NVIDIA ')})" for offer in offered if not offer.fits]
@@ -110,7 +121,9 @@ def show_status(screen: Screen, status: Json) -> None:
     """Show one endpoint on one screen. `status` is what `endpoint_status.read` returns."""
     screen.say(f"{status['name']}  {status['id']}  {status['type'].lower()}  {status['base_url'] or ''}", "bold")
     release = status["release"]
-    version = "unknown" if release["version"] is None else f"{release['version']} of {release['created_at'] or 'unknown'}"
+    version = (
+        "unknown" if release["version"] is None else f"{release['version']} of {release['created_at'] or 'unknown'}"
+    )
     rollout = release["rollout"]
     rolling = f", rolling out: {rollout['workersOnLatest']} of {rollout['workersTotal']} workers" if rollout else ""
     workers, jobs = status["workers"], status["jobs"]
@@ -145,7 +158,7 @@ def show_status(screen: Screen, status: Json) -> None:
 
 def usd(amount: float | None) -> str:
     """Return an amount of money, or a dash."""
-    return "–" if amount is None else f"${amount:,.2f}"
+    return "-" if amount is None else f"${amount:,.2f}"
 
 
 def duration(seconds: float | None) -> str:

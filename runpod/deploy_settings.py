@@ -80,7 +80,9 @@ class DeploySettings(BaseSettings):
         "address of RunPod's GraphQL API; used with `DEPLOY_CACHED_MODEL=1` alone",
         validation_alias="RUNPOD_GRAPHQL_URL",
     )
-    name: str = setting("gemma3-27b", "a name", "name of the endpoint; `up` finds it by this name", pattern=r"^\S(.*\S)?$")
+    name: str = setting(
+        "gemma3-27b", "a name", "name of the endpoint; `up` finds it by this name", pattern=r"^\S(.*\S)?$"
+    )
     image: str | None = setting(
         None,
         "an image's name with a tag or digest",
@@ -104,7 +106,11 @@ class DeploySettings(BaseSettings):
         3, "a number of workers, 1 or more", "most workers at once: with the price, the bound on what it can cost", ge=1
     )
     idle_timeout: int = setting(
-        300, "a number of seconds, 1 to 3600", "seconds that a worker waits for more work before it stops", ge=1, le=3600
+        300,
+        "a number of seconds, 1 to 3600",
+        "seconds that a worker waits for more work before it stops",
+        ge=1,
+        le=3600,
     )
     scaler: Annotated[Literal["auto", "queue-delay", "request-count"], BeforeValidator(_choice)] = setting(
         "auto",
@@ -131,11 +137,15 @@ class DeploySettings(BaseSettings):
         ge=60,
     )
     data_centers: Words = setting((), "names of data centres, comma-separated", "data centres; unset: any")
-    network_volume: Words = setting((), "ids of network volumes, comma-separated", "ids of network volumes for the weights")
+    network_volume: Words = setting(
+        (), "ids of network volumes, comma-separated", "ids of network volumes for the weights"
+    )
     disk_gb: int | Literal["auto"] = setting(
         "auto", "auto or a size in GB, 1 or more", "container disk in GB; `auto`: the weights and room to work"
     )
-    registry: str | None = setting(None, "the id of a registry credential", "id of RunPod's credential for a private image")
+    registry: str | None = setting(
+        None, "the id of a registry credential", "id of RunPod's credential for a private image"
+    )
     cached_model: bool = setting(
         False, "0 or 1", "`1` lets RunPod place the weights on the host before the worker starts (not billed)"
     )
@@ -159,10 +169,13 @@ class DeploySettings(BaseSettings):
                 f"DEPLOY_WORKERS_MAX ({self.workers_max})."
             )
         if self.disk_gb != "auto" and self.disk_gb < 1:
-            raise ValueError(f"DEPLOY_DISK_GB='{self.disk_gb}' is not allowed: it must be auto or a size in GB, 1 or more.")
+            raise ValueError(
+                f"DEPLOY_DISK_GB='{self.disk_gb}' is not allowed: it must be auto or a size in GB, 1 or more."
+            )
         if self.mode == "load-balancer" and self.scaler == "queue-delay":
             raise ValueError(
-                "DEPLOY_SCALER='queue-delay' is not allowed with DEPLOY_MODE=load-balancer: it must be auto or request-count."
+                "DEPLOY_SCALER='queue-delay' is not allowed with DEPLOY_MODE=load-balancer: "
+                "it must be auto or request-count."
             )
         value = self.scaler_value
         if value is not None and self.scales_by_requests and (value < 1 or value != int(value)):
@@ -234,7 +247,8 @@ def variable(field: str) -> str:
 
 def _sendable(url: str) -> bool:
     parts = urlsplit(url)
-    return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname)))
+    host = parts.hostname or ""
+    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host)))
 
 
 def _sentence(error: ValidationError) -> str:
@@ -248,5 +262,3 @@ def _sentence(error: ValidationError) -> str:
         return f"{variable(field)} is not allowed: it must be {extra['allowed']}."
     value = ",".join(first["input"]) if isinstance(first["input"], tuple) else str(first["input"])
     return f"{variable(field)}={value!r} is not allowed: it must be {extra['allowed']}."
-
-

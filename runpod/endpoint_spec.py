@@ -6,9 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gpu_pools import weight_gb
 from masking import MASK, looks_secret, shown
-
 from serving.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -27,7 +25,7 @@ MOST_AT_ONCE = 30  # WORKER_MAX_CONCURRENCY's default
 QUEUE_DELAY_S = 4.0
 ROOM_GB = 20  # image layers' writable part, compile cache, logs
 CUDA = "13.0"  # what the pinned vLLM image is built for; an older host could not run it
-NAME_OF_SECRET = "{{{{ RUNPOD_SECRET_{} }}}}"
+REFERENCE = "{{{{ RUNPOD_SECRET_{} }}}}"
 
 # What the API reports for a field that was never set; an answer may leave such fields out.
 _UNSET: Json = {
@@ -46,7 +44,7 @@ def worker_env(wanted: Wanted, offer: Offer) -> dict[str, str]:
     env = dict(wanted.travelling)
     env["SERVE_MODEL"] = wanted.model
     env["SERVE_SERVED_MODEL_NAME"] = wanted.served_name
-    if serve.precision == "auto" and offer.plan.precision in ("bf16", "fp8", "int4"):
+    if serve.precision == "auto" and len(offer.model.checkpoints) > 1:
         env["SERVE_PRECISION"] = str(offer.plan.precision)
     env["WORKER_MODE"] = deploy.mode
     env["RUNPOD_INIT_TIMEOUT"] = str(deploy.init_timeout)
@@ -55,7 +53,7 @@ def worker_env(wanted: Wanted, offer: Offer) -> dict[str, str]:
         # The platform has checked the caller's key, which arrives in the one header that a key of our own would need.
         env.pop("SERVE_API_KEY", None)
     if deploy.hf_secret is not None:
-        env["HF_TOKEN"] = NAME_OF_SECRET.format(deploy.hf_secret)
+        env["HF_TOKEN"] = REFERENCE.format(deploy.hf_secret)
     elif serve.hf_token is not None:
         env["HF_TOKEN"] = serve.hf_token.get_secret_value()
     return dict(sorted(env.items()))
@@ -101,16 +99,22 @@ def scaling(deploy: DeploySettings, offers: Sequence[Offer]) -> Json:
         delay = QUEUE_DELAY_S if deploy.scaler_value is None else deploy.scaler_value
         return {"type": "QUEUE_DELAY", "queueDelay": delay}
     at_once = min(MOST_AT_ONCE, *(int(offer.plan.max_num_seqs or MOST_AT_ONCE) for offer in offers))
-    return {"type": "REQUEST_COUNT", "requestCount": at_once if deploy.scaler_value is None else int(deploy.scaler_value)}
+    return {
+        "type": "REQUEST_COUNT",
+        "requestCount": at_once if deploy.scaler_value is None else int(deploy.scaler_value),
+    }
 
 
 def disk_gb(deploy: DeploySettings, offers: Sequence[Offer]) -> int:
-    """Return the container disk in GB: the weights, unless they lie elsewhere, with a fifth to spare, and room to work."""
+    """Return the container disk in GB: room to work, and for weights that do not lie elsewhere.
+
+    For the model's largest checkpoint, whichever is planned, so that a changed wish does not change the disk too.
+    """
     if deploy.disk_gb != "auto":
         return deploy.disk_gb
     elsewhere = deploy.cached_model or bool(deploy.network_volume)
-    weights = 0.0 if elsewhere else max(weight_gb(offer.plan) for offer in offers) * 1.2
-    return math.ceil((weights + ROOM_GB) / 5) * 5
+    weights = 0.0 if elsewhere else max(item.weight_bytes for item in offers[0].model.checkpoints) / 1e9 * 1.2
+    return math.ceil((weights + ROOM_GB) / 10) * 10
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ class Change:
 
 
 def compare(wish: Json, live: Json | None) -> list[Change]:
-    """Return what differs, field by field; the environment name by name. `live` None means that there is nothing yet."""
+    """Return what differs, field by field, the environment name by name. `live` is None where there is nothing yet."""
     changes: list[Change] = []
     for field, new in _leaves(wish).items():
         old = _leaves(live).get(field, _UNSET.get(field)) if live is not None else None
@@ -179,7 +183,9 @@ def _left_over(wish: Json, live: Json) -> list[Change]:
     if gpu.get("excludedTypes"):
         changes.append(Change("gpu.excludedTypes", _text(gpu["excludedTypes"]), "none"))
     changes += [
-        Change(field, _text(live[field]), "none") for field in ("registry", "ports") if live.get(field) and field not in wish
+        Change(field, _text(live[field]), "none")
+        for field in ("registry", "ports")
+        if live.get(field) and field not in wish
     ]
     return changes
 

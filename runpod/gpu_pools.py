@@ -5,18 +5,19 @@ A pool mixes cards, and a worker may land on any of them, so each pool is planne
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from serving.errors import ConfigurationError, DoesNotFit
-from serving.hardware import Hardware, parse_gpus
-from serving.plan import Plan, make_plan
+from serving.hardware import parse_gpus
+from serving.plan import make_plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from serving.hardware import Hardware
     from serving.model import ModelFacts
-    from serving.plan import Wishes
+    from serving.plan import Plan, Wishes
 
 GIB = 1024**3
 # The assumptions behind the two estimates. They are for comparing pools, not for a bill.
@@ -33,21 +34,20 @@ ASSUMPTIONS = (
 
 @dataclass(frozen=True)
 class Card:
-    """Name a GPU type as RunPod does. `bandwidth` is its memory's, in GB/s, from the maker's data sheet."""
+    """Name a GPU type as RunPod does, which is how the driver names it.
+
+    `bandwidth` is its memory's, in GB/s, from the maker's data sheet; `described` stands in for a name that the
+    planner does not know; `availability` is HIGH, MEDIUM, LOW, NONE, or None if it was not asked for.
+    """
 
     id: str
-    gib: float
-    capability: tuple[int, int]
     bandwidth: int
     availability: str | None = None
+    described: str | None = None
 
     def hardware(self, count: int) -> Hardware:
-        """Return a box with `count` of this card, as the planner knows it; else by memory and capability."""
-        try:
-            return parse_gpus(f"{count}x {self.id}")
-        except ConfigurationError:
-            major, minor = self.capability
-            return parse_gpus(f"{count}x {self.gib:.1f}GiB sm{major}{minor}")
+        """Return a box with `count` of this card."""
+        return parse_gpus(f"{count}x {self.described or self.id}")
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,13 @@ class Pool:
     cards: tuple[Card, ...]
 
     def smallest(self, count: int) -> Card:
-        """Return the card with the least memory; of equals the oldest."""
-        return min(self.cards, key=lambda card: (card.hardware(count).gpus[0].total_bytes, card.capability))
+        """Return the card with the least memory; of equals the oldest, then the slowest."""
+
+        def size(card: Card) -> tuple[int, tuple[int, int], int]:
+            gpu = card.hardware(count).gpus[0]
+            return gpu.total_bytes, gpu.compute_capability or (0, 0), card.bandwidth
+
+        return min(self.cards, key=size)
 
     @property
     def available(self) -> bool:
@@ -72,58 +77,58 @@ class Pool:
 POOLS = (
     Pool(
         "AMPERE_24",
-        0.00019 * 3600,
+        0.684,
         (
-            Card("NVIDIA L4", 22.0, (8, 9), 300),
-            Card("NVIDIA RTX A5000", 23.6, (8, 6), 768),
-            Card("NVIDIA GeForce RTX 3090", 23.6, (8, 6), 936),
+            Card("NVIDIA L4", 300),
+            Card("NVIDIA RTX A5000", 768),
+            Card("NVIDIA GeForce RTX 3090", 936),
         ),
     ),
-    Pool("ADA_24", 0.00031 * 3600, (Card("NVIDIA GeForce RTX 4090", 23.6, (8, 9), 1008),)),
-    Pool("ADA_32_PRO", None, (Card("NVIDIA GeForce RTX 5090", 31.4, (12, 0), 1792),)),
+    Pool("ADA_24", 1.116, (Card("NVIDIA GeForce RTX 4090", 1008),)),
+    Pool("ADA_32_PRO", None, (Card("NVIDIA GeForce RTX 5090", 1792),)),
     Pool(
         "AMPERE_48",
-        0.00034 * 3600,
-        (Card("NVIDIA RTX A6000", 47.5, (8, 6), 768), Card("NVIDIA A40", 44.5, (8, 6), 696)),
+        1.224,
+        (Card("NVIDIA RTX A6000", 768), Card("NVIDIA A40", 696)),
     ),
     Pool(
         "ADA_48_PRO",
-        0.00053 * 3600,
+        1.908,
         (
-            Card("NVIDIA L40", 44.5, (8, 9), 864),
-            Card("NVIDIA L40S", 44.5, (8, 9), 864),
-            Card("NVIDIA RTX 6000 Ada Generation", 47.5, (8, 9), 960),
+            Card("NVIDIA L40", 864),
+            Card("NVIDIA L40S", 864),
+            Card("NVIDIA RTX 6000 Ada Generation", 960),
         ),
     ),
     Pool(
         "AMPERE_80",
-        0.00076 * 3600,
-        (Card("NVIDIA A100 80GB PCIe", 79.2, (8, 0), 1935), Card("NVIDIA A100-SXM4-80GB", 79.2, (8, 0), 2039)),
+        2.736,
+        (Card("NVIDIA A100 80GB PCIe", 1935), Card("NVIDIA A100-SXM4-80GB", 2039)),
     ),
     Pool(
         "ADA_80_PRO",
-        0.00116 * 3600,
+        4.176,
         (
-            Card("NVIDIA H100 PCIe", 79.2, (9, 0), 2000),
-            Card("NVIDIA H100 80GB HBM3", 79.2, (9, 0), 3350),
-            Card("NVIDIA H100 NVL", 93.1, (9, 0), 3900),
+            Card("NVIDIA H100 PCIe", 2000),
+            Card("NVIDIA H100 80GB HBM3", 3350),
+            Card("NVIDIA H100 NVL", 3900),
         ),
     ),
     Pool(
         "BLACKWELL_96",
-        0.00111 * 3600,
+        3.996,
         (
-            Card("NVIDIA RTX PRO 6000 Blackwell Server Edition", 94.9, (12, 0), 1597),
-            Card("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", 94.9, (12, 0), 1792),
-            Card("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", 94.9, (12, 0), 1792),
+            Card("NVIDIA RTX PRO 6000 Blackwell Server Edition", 1597),
+            Card("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", 1792),
+            Card("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", 1792),
         ),
     ),
     Pool(
         "HOPPER_141",
-        0.00155 * 3600,
-        (Card("NVIDIA H200", 139.8, (9, 0), 4800), Card("NVIDIA H200 NVL", 139.8, (9, 0), 4800)),
+        5.58,
+        (Card("NVIDIA H200", 4800), Card("NVIDIA H200 NVL", 4800)),
     ),
-    Pool("BLACKWELL_180", 0.00240 * 3600, (Card("NVIDIA B200", 178.3, (10, 0), 8000),)),
+    Pool("BLACKWELL_180", 8.64, (Card("NVIDIA B200", 8000),)),
 )
 
 
@@ -134,6 +139,7 @@ class Offer:
     pool: Pool
     card: Card
     count: int
+    model: ModelFacts
     plan: Plan
 
     @property
@@ -152,7 +158,8 @@ class Offer:
         if not self.fits:
             return None
         at_once = max(1.0, min(float(AT_ONCE), float(self.plan.concurrency.get(8192) or 1)))
-        return at_once * BANDWIDTH_SHARE * self.card.bandwidth * self.count / weight_gb(self.plan)
+        gpus_per_copy = self.plan.tensor_parallel_size or 1
+        return at_once * BANDWIDTH_SHARE * self.card.bandwidth * gpus_per_copy / weight_gb(self.plan)
 
     @property
     def per_million_tokens(self) -> float | None:
@@ -181,24 +188,30 @@ def weight_gb(plan: Plan) -> float:
 def live_pools(gpu_types: Sequence[dict[str, Any]]) -> tuple[Pool, ...]:
     """Return the catalogue's pools, with live prices and availability. Shipped facts fill what it does not say."""
     known = {card.id: card for pool in POOLS for card in pool.cards}
+    kin = {pool.id: pool.cards[0] for pool in POOLS}
     cards: dict[str, list[Card]] = {}
     prices: dict[str, float] = {}
     for gpu in gpu_types:
         pool = gpu.get("pool")
-        if not pool or "NVIDIA" not in str(gpu["id"]).upper():
-            continue
-        fallback = next((item.cards[0] for item in POOLS if item.id == pool), None)
-        card = known.get(gpu["id"]) or fallback
-        if card is None:
-            continue  # a generation that nothing is known about; it cannot be planned for
-        gib = card.gib if card.id == gpu["id"] else float(gpu["memory"]) * 0.93
-        cards.setdefault(pool, []).append(
-            Card(gpu["id"], gib, card.capability, card.bandwidth, gpu.get("availability"))
-        )
+        card = known.get(gpu["id"]) or _stranger(gpu, kin.get(str(pool)))
+        if not pool or card is None:
+            continue  # not for serverless, or of a kind that cannot be planned for
+        cards.setdefault(pool, []).append(replace(card, availability=gpu.get("availability")))
         price = gpu.get("price", {}).get("serverless")
         if price is not None:
             prices[pool] = max(float(price), prices.get(pool, 0.0))
     return tuple(Pool(pool, prices.get(pool), tuple(members)) for pool, members in cards.items())
+
+
+def _stranger(gpu: dict[str, Any], kin: Card | None) -> Card | None:
+    """Describe a card that is new in a pool by its memory and the generation of the pool's other cards."""
+    if kin is None:
+        return None
+    capability = kin.hardware(1).gpus[0].compute_capability
+    if capability is None:
+        return None
+    gib = float(gpu["memory"]) * 1e9 / GIB  # a little less than the figure on the box, as a program sees it
+    return Card(gpu["id"], kin.bandwidth, described=f"{gib:.1f}GiB sm{capability[0]}{capability[1]}")
 
 
 def offers(pools: Sequence[Pool], model: ModelFacts, wishes: Wishes, count: int) -> list[Offer]:
@@ -206,13 +219,11 @@ def offers(pools: Sequence[Pool], model: ModelFacts, wishes: Wishes, count: int)
     planned = []
     for pool in pools:
         card = pool.smallest(count)
-        planned.append(Offer(pool, card, count, make_plan(model, card.hardware(count), wishes)))
+        planned.append(Offer(pool, card, count, model, make_plan(model, card.hardware(count), wishes)))
     return sorted(planned, key=lambda offer: (offer.hourly is None, offer.hourly or 0.0, offer.pool.id))
 
 
-def choose(
-    offered: Sequence[Offer], wanted: Sequence[str] | None, live: Sequence[str] = ()
-) -> tuple[Offer, ...]:
+def choose(offered: Sequence[Offer], wanted: Sequence[str] | None, live: Sequence[str] = ()) -> tuple[Offer, ...]:
     """Return the offers to deploy on.
 
     `wanted` are the pools that were asked for; None is "auto": the cheapest that fits and can be had. A live endpoint

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import endpoint_status
+from client import LLMClient
 from deploy_errors import DeployError
 from deploy_report import duration
-
-from client import LLMClient
 
 if TYPE_CHECKING:
     from runpod_api import RunpodApi

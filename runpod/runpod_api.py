@@ -14,10 +14,11 @@ from urllib.parse import quote, urlsplit
 
 import httpx2
 import tenacity
+
 from deploy_errors import ApiError, Unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from masking import Redactor
 
@@ -131,7 +132,7 @@ class RunpodApi:
     def worker_log(
         self, endpoint_id: str, worker_id: str, *, tail: int = 100, source: str | None = None, idle: float | None = None
     ) -> Iterator[Json]:
-        """Yield a worker's log lines (`source`, `line`, `ts`) as they come; without end, unless none come for `idle` s."""
+        """Yield a worker's log lines (`source`, `line`, `ts`) as they come, until none comes for `idle` seconds."""
         params = {"tail": str(tail)} | ({"source": source} if source else {})
         path = f"serverless/{quote(endpoint_id)}/workers/{quote(worker_id)}/logs"
         timeout = httpx2.Timeout(30.0, connect=10.0, read=idle)
@@ -278,7 +279,9 @@ def _sentence(status: int, detail: str, errors: tuple[str, ...], request: httpx2
         case HTTPStatus.NOT_FOUND:
             return f"RunPod knows nothing at {request.url.path}{said}: it was deleted, or belongs to another account."
         case HTTPStatus.CONFLICT:
-            return f"RunPod is busy with another change to the same thing{said}: wait a minute and run the command again."
+            return (
+                f"RunPod is busy with another change to the same thing{said}: wait a minute and run the command again."
+            )
         case HTTPStatus.BAD_REQUEST | HTTPStatus.UNPROCESSABLE_ENTITY:
             complaints = "; ".join(error.strip().rstrip(".") for error in errors) or detail or "no reason given"
             hint = _setting_for(complaints)
@@ -293,7 +296,9 @@ def _sentence(status: int, detail: str, errors: tuple[str, ...], request: httpx2
 
 def _setting_for(complaints: str) -> str | None:
     dotted = re.sub(r"[/\[\]]+", ".", complaints)  # a field may come as gpu.pools, /gpu/pools or gpu[pools]
-    return next((setting for field, setting in _SETTING_OF_FIELD if re.search(rf"\b{re.escape(field)}\b", dotted)), None)
+    return next(
+        (setting for field, setting in _SETTING_OF_FIELD if re.search(rf"\b{re.escape(field)}\b", dotted)), None
+    )
 
 
 def _log_event(data: str) -> Json:

@@ -7,16 +7,18 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from deploy_errors import Declined
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from deploy_errors import Declined
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from masking import Redactor
     from rich.status import Status
+
+    from masking import Redactor
 
 WIDTH_WITHOUT_TERMINAL = 132
 
@@ -42,7 +44,9 @@ class Screen:
         """Print a line that should be noticed."""
         self.say(f"Warning: {text}", "yellow")
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], bold_row: int | None = None) -> None:
+    def table(
+        self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], bold_row: int | None = None
+    ) -> None:
         """Print a table; a column whose name starts with `>` is aligned to the right."""
         table = Table(title=self.redact(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
         for column in columns:

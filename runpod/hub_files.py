@@ -1,0 +1,147 @@
+"""Write `.runpod/hub.json` and `.runpod/tests.json` from the settings and the plan: `python runpod/hub_files.py`.
+
+The Hub looks for Dockerfile, handler.py and README.md in `.runpod/` or at the root. The README is at the root; the
+other two are relative links in `.runpod/`, so that there is one copy of each and the root stays clear.
+Format: https://docs.runpod.io/hub/publishing-guide.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import gpu_pools
+from deploy_settings import DeploySettings
+from endpoint_spec import CUDA, ROOM_GB
+from worker_settings import WorkerSettings
+
+import serving.settings
+import worker_settings
+from serving.model import resolve
+from serving.plan import Wishes
+
+Json = dict[str, Any]
+
+FOLDER = ROOT / ".runpod"
+# What somebody who deploys from the Hub may want to set; the second element: only under "Advanced".
+INPUTS = (
+    ("model", False), ("context", False), ("precision", False), ("text_only", False), ("tools", False),
+    ("max_model_len", True), ("max_num_seqs", True), ("gpu_memory_utilization", True), ("extra_args", True),
+)  # fmt: skip
+WORKER_INPUTS = (("max_concurrency", True), ("flush_ms", True), ("drain_timeout", True))
+TEST_MODEL = "gaunernst/gemma-3-27b-it-int4-awq"  # not gated: the Hub's tests have no token
+
+
+def fitting() -> list[gpu_pools.Offer]:
+    """Return the pools that Gemma 3 27B fits with one GPU and default settings, cheapest first."""
+    offered = gpu_pools.offers(gpu_pools.POOLS, resolve(serving.settings.DEFAULT_MODEL), Wishes(), 1)
+    return [offer for offer in offered if offer.fits]
+
+
+def hub() -> Json:
+    """Return the content of hub.json."""
+    offers = fitting()
+    disk = max(gpu_pools.weight_gb(offer.plan) for offer in offers) * 1.2 + ROOM_GB
+    return {
+        "title": "Gemma 3 27B on vLLM",
+        "description": "Serve Gemma 3 with vLLM: OpenAI-compatible, whole-event streaming, true error statuses.",
+        "type": "serverless",
+        "category": "language",
+        "config": {
+            "runsOn": "GPU",
+            "containerDiskInGb": math.ceil(disk / 5) * 5,
+            "gpuCount": 1,
+            "gpuIds": ",".join(offer.pool.id for offer in offers),
+            "allowedCudaVersions": [CUDA],
+            "presets": [
+                {
+                    "name": f"{offer.pool.id}: {offer.plan.precision}, {offer.plan.max_model_len} tokens of context",
+                    "defaults": {
+                        "SERVE_MODEL": serving.settings.DEFAULT_MODEL,
+                        "SERVE_PRECISION": str(offer.plan.precision),
+                    },
+                }
+                for offer in offers
+            ],
+            "env": [
+                *(_input(serving.settings, "ServeSettings", field, advanced) for field, advanced in INPUTS),
+                *(_input(worker_settings, "WorkerSettings", field, advanced) for field, advanced in WORKER_INPUTS),
+                {
+                    "key": "HF_TOKEN",
+                    "input": {
+                        "name": "Hugging Face token",
+                        "type": "string",
+                        "description": "for gated models; better a secret: {{ RUNPOD_SECRET_hf_token }}",
+                        "default": "",
+                    },
+                },
+                {"key": "WORKER_MODE", "value": WorkerSettings.model_fields["mode"].default},
+                {"key": "RUNPOD_INIT_TIMEOUT", "value": str(DeploySettings.model_fields["init_timeout"].default)},
+            ],
+        },
+    }
+
+
+def tests() -> Json:
+    """Return the content of tests.json: one question, on the cheapest card that fits."""
+    model = resolve(TEST_MODEL)
+    offers = gpu_pools.offers(gpu_pools.POOLS, model, Wishes(), 1)
+    card = next(offer.card for offer in offers if offer.fits and offer.hourly is not None)
+    question = [{"role": "user", "content": "What is the capital of France? Answer with one word."}]
+    return {
+        "tests": [
+            {
+                "name": "answers_a_question",
+                "input": {"messages": question, "sampling_params": {"max_tokens": 16, "temperature": 0}},
+                "timeout": 60_000,
+            }
+        ],
+        "config": {
+            "gpuTypeId": card.id,
+            "gpuCount": 1,
+            "env": [
+                {"key": "SERVE_MODEL", "value": TEST_MODEL},
+                {"key": "WORKER_MAX_CONCURRENCY", "value": "1"},
+                {"key": "RUNPOD_INIT_TIMEOUT", "value": str(DeploySettings.model_fields["init_timeout"].default)},
+            ],
+            "allowedCudaVersions": [CUDA],
+        },
+    }
+
+
+def _input(module: Any, settings: str, field: str, advanced: bool) -> Json:
+    info = getattr(module, settings).model_fields[field]
+    kinds = get_args(info.annotation) or (info.annotation,)
+    words = [kind for kind in kinds if isinstance(kind, str)]
+    default = info.default
+    entry: Json = {
+        "name": field.replace("_", " ").capitalize(),
+        "description": (info.description or "").replace("`", ""),
+        "type": "string",
+        "default": "" if default is None or default == () else default,
+        "required": False,
+        "advanced": advanced,
+    }
+    if info.annotation is bool:
+        entry |= {"type": "boolean", "trueValue": "1", "falseValue": "0"}
+    elif words and len(words) == len(kinds):
+        entry["options"] = [{"label": word, "value": word} for word in words]
+    elif int in kinds and not words and default is not None:
+        entry["type"] = "number"
+    return {"key": module.variable(field), "input": entry}
+
+
+def main() -> None:
+    """Write both files."""
+    for name, content in (("hub.json", hub()), ("tests.json", tests())):
+        (FOLDER / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,450 @@
+"""A stand-in for RunPod on a loopback port, made from the API's own description.
+
+Every request is checked against the description (path, method, query, body), every answer too, so that the stand-in
+cannot drift from what RunPod publishes. It keeps state: endpoints, releases, workers that boot, volumes, money.
+What the description says in words only (which fields are refused together) is written out here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from jsonschema import Draft202012Validator
+from referencing import Registry
+from referencing.jsonschema import DRAFT202012
+
+Json = dict[str, Any]
+
+DESCRIPTION = Path(__file__).with_name("runpod-api-v2.openapi.json")
+KEY = "rpa_STANDINKEY0123456789"
+CREATED_AT = "2026-11-01T00:00:00Z"
+PROBLEM = "application/problem+json"
+
+# What a GPU type looks like in the catalogue: id, pool, GB, USD per hour on serverless.
+GPUS = (
+    ("NVIDIA L4", "AMPERE_24", 24, 0.69),
+    ("NVIDIA RTX A5000", "AMPERE_24", 24, 0.69),
+    ("NVIDIA GeForce RTX 4090", "ADA_24", 24, 1.10),
+    ("NVIDIA A40", "AMPERE_48", 48, 1.22),
+    ("NVIDIA RTX A6000", "AMPERE_48", 48, 1.22),
+    ("NVIDIA L40S", "ADA_48_PRO", 48, 1.90),
+    ("NVIDIA A100 80GB PCIe", "AMPERE_80", 80, 2.72),
+    ("NVIDIA A100-SXM4-80GB", "AMPERE_80", 80, 2.72),
+    ("NVIDIA H100 80GB HBM3", "ADA_80_PRO", 80, 4.18),
+    ("NVIDIA H200", "HOPPER_141", 141, 5.58),
+    ("NVIDIA GeForce RTX 3080", None, 10, None),
+)
+BOOT = (  # what a worker says of itself, poll by poll
+    {"status": "THROTTLED"},
+    {"status": "INITIALIZING", "gpuTypeId": "NVIDIA A40", "dataCenterId": "EU-RO-1"},
+    {"status": "INITIALIZING", "gpuTypeId": "NVIDIA A40", "dataCenterId": "EU-RO-1", "uptimeSeconds": 4},
+    {"status": "IDLE", "gpuTypeId": "NVIDIA A40", "dataCenterId": "EU-RO-1", "uptimeSeconds": 9},
+)
+
+
+@dataclass
+class Failure:
+    """Say what goes wrong with the next call that matches; `carried_out` calls are done before they fail."""
+
+    method: str
+    path: str
+    status: int | None = 500  # None: the connection is cut
+    errors: tuple[str, ...] = ()
+    detail: str = "injected"
+    headers: dict[str, str] = field(default_factory=dict)
+    carried_out: bool = False
+    delay: float = 0.0
+    times: int = 1
+
+
+class Schemas:
+    """Check values against the description's schemas."""
+
+    def __init__(self, description: Json) -> None:
+        self.description = description
+        resource = DRAFT202012.create_resource(description)
+        self._registry = Registry().with_resource("urn:runpod", resource)
+
+    def errors(self, name: str, value: Any) -> list[str]:
+        """Return what is wrong with `value`, each with its path."""
+        schema = {"$ref": f"urn:runpod#/components/schemas/{name}"}
+        found = Draft202012Validator(schema, registry=self._registry).iter_errors(value)
+        return [f"{'.'.join(map(str, error.absolute_path)) or 'body'}: {error.message}" for error in found]
+
+
+class FakeRunpod:
+    """Be RunPod: use as a context manager; `url` is what RUNPOD_API_URL should be."""
+
+    def __init__(self) -> None:
+        self.schemas = Schemas(json.loads(DESCRIPTION.read_text(encoding="utf-8")))
+        self.endpoints: dict[str, Json] = {}
+        self.releases: dict[str, list[Json]] = {}
+        self.booting: dict[str, int] = {}
+        self.volumes: dict[str, Json] = {}
+        self.gpus = [_gpu_type(*gpu) for gpu in GPUS]
+        self.failures: list[Failure] = []
+        self.requests: list[tuple[str, str, Any]] = []
+        self.boot = BOOT
+        self.log = [f"line {number}" for number in range(3)]
+        self.answer = "Paris"
+        self.saved: list[Json] = []
+        self.model_references: dict[str, list[str]] = {}
+        self.user_agents: set[str] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    # ---- life
+
+    def __enter__(self) -> FakeRunpod:
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    async def _start(self) -> None:
+        application = web.Application()
+        application.router.add_route("*", "/v2/{tail:.*}", self._api)
+        application.router.add_post("/graphql", self._graphql)
+        application.router.add_route("*", "/calls/{id}/{tail:.*}", self._call)
+        self._runner = web.AppRunner(application, shutdown_timeout=1.0)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.root = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        self.url = self.root + "/v2"
+        self.graphql_url = self.root + "/graphql"
+
+    # ---- what tests ask
+
+    def calls(self, method: str, path: str = "") -> list[Any]:
+        """Return the bodies of the calls made so far that match."""
+        return [body for made, where, body in self.requests if made == method and where.startswith(path)]
+
+    @property
+    def only(self) -> Json:
+        """Return the one endpoint there is."""
+        (endpoint,) = self.endpoints.values()
+        return endpoint
+
+    def add_volume(self, volume_id: str, center: str = "EU-RO-1") -> None:
+        """Put a network volume there."""
+        self.volumes[volume_id] = {
+            "id": volume_id, "name": "weights", "size": 100, "dataCenter": center, "type": "STANDARD",
+        }  # fmt: skip
+
+    # ---- the REST API
+
+    async def _api(self, request: web.Request) -> web.StreamResponse:
+        self.user_agents.add(request.headers.get("User-Agent", ""))
+        path = request.path.removeprefix("/v2")
+        body = await request.json() if request.can_read_body else None
+        self.requests.append((request.method, path, copy.deepcopy(body)))
+        if request.headers.get("Authorization") != f"Bearer {KEY}":
+            return _problem(401, "missing bearer token")
+        operation = self._operation(request.method, request.path)
+        if operation is None:
+            return _problem(404, "no such path")
+        known = {item.get("name") or item["$ref"].rpartition("/")[2] for item in operation.get("parameters", ())}
+        names = {self._parameter(name) for name in known}
+        if unknown := set(request.query) - names:
+            return _problem(422, "validation failed", [f"query.{name}: unknown" for name in unknown])
+        failure = self._failure(request.method, path)
+        if failure is not None and failure.delay:
+            await asyncio.sleep(failure.delay)
+        if failure is not None and not failure.carried_out:
+            return self._fail(request, failure)
+        if "requestBody" in operation:
+            schema = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+            if errors := self.schemas.errors(schema, body):
+                return _problem(422, "Request validation failed.", errors)
+        answer = await self._handle(request, path, body)
+        if failure is not None:
+            return self._fail(request, failure)
+        if isinstance(answer, web.StreamResponse):
+            return answer
+        status = "201" if request.method == "POST" else "200"
+        schema = operation["responses"][status]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        assert self.schemas.errors(schema, answer) == []
+        return web.json_response(answer, status=int(status))
+
+    def _operation(self, method: str, path: str) -> Json | None:
+        for template, operations in self.schemas.description["paths"].items():
+            parts, given = template.split("/"), path.split("/")
+            if len(parts) == len(given) and all(p == g or p.startswith("{") for p, g in zip(parts, given, strict=True)):
+                found: Json | None = operations.get(method.lower())
+                return found
+        return None
+
+    def _parameter(self, name: str) -> str:
+        found = self.schemas.description["components"]["parameters"].get(name, {})
+        return str(found.get("name", name))
+
+    def _failure(self, method: str, path: str) -> Failure | None:
+        found = next((item for item in self.failures if item.method == method and path.startswith(item.path)), None)
+        if found is not None:
+            found.times -= 1
+            if found.times <= 0:
+                self.failures.remove(found)
+        return found
+
+    def _fail(self, request: web.Request, failure: Failure) -> web.Response:
+        if failure.status is None:
+            assert request.transport is not None
+            request.transport.close()
+            return web.Response()
+        return _problem(failure.status, failure.detail, list(failure.errors), failure.headers)
+
+    async def _handle(self, request: web.Request, path: str, body: Any) -> Any:
+        match [request.method, *path.strip("/").split("/")]:
+            case ["GET", "serverless"]:
+                return {"endpoints": list(self.endpoints.values())}
+            case ["POST", "serverless"]:
+                return self._create(body)
+            case ["GET", "catalog", "gpus"]:
+                if request.query.get("include") == "AVAILABILITY" and "product" not in request.query:
+                    return _problem(400, "product is required with include=AVAILABILITY")
+                return {"gpus": self.gpus}
+            case ["GET", "billing", "serverless"]:
+                return _billing(request.query["serverlessId"])
+            case [method, "network-volumes", volume] if volume in self.volumes:
+                if method == "DELETE":
+                    del self.volumes[volume]
+                    return web.Response(status=204)
+                return self.volumes[volume]
+            case [method, "serverless", endpoint, *rest] if endpoint in self.endpoints:
+                return await self._on_endpoint(request, method, endpoint, rest, body)
+        return _problem(404, "resource not found")
+
+    async def _on_endpoint(self, request: web.Request, method: str, endpoint: str, rest: list[str], body: Any) -> Any:
+        match [method, *rest]:
+            case ["GET"]:
+                return self.endpoints[endpoint]
+            case ["PATCH"]:
+                return self._update(endpoint, body)
+            case ["DELETE"]:
+                del self.endpoints[endpoint]
+                return web.Response(status=204)
+            case ["GET", "workers"]:
+                return self._workers(endpoint)
+            case ["GET", "releases"]:
+                return self._release_list(endpoint)
+            case ["GET", "workers", _, "logs"]:
+                return await self._stream_log(request)
+        return _problem(404, "resource not found")
+
+    def _create(self, body: Json) -> Any:
+        if refused := _refused(body):
+            return refused
+        number = len(self.releases) + 1
+        endpoint_id = f"ep{number}"
+        calls = f"{self.root}/calls/{endpoint_id}"
+        ways = ("run", "status", "stream", "cancel", "retry", "health")
+        urls = {way: f"{calls}/{way}" for way in ways} | {
+            "runSync": f"{calls}/runsync", "purgeQueue": f"{calls}/purge-queue",
+        }  # fmt: skip
+        if body["type"] == "LOAD_BALANCER":
+            urls = {"base": calls, "health": f"{calls}/ping"}
+        gpu = {"count": 1, "allowedCudaVersions": [], "minCudaVersion": None, **body["gpu"]}
+        defaults = {"env": {}, "flashboot": "OFF", "timeout": 0, "dataCenterIds": [], "networkVolumes": []}
+        workers = {"min": 0, "max": 3, **body.get("workers", {})}
+        if _idle_timeout_applies(body):
+            workers.setdefault("idleTimeout", 10)
+        self.endpoints[endpoint_id] = {
+            **defaults, **body, "id": endpoint_id, "gpu": gpu, "workers": workers, "requestUrls": urls,
+            "createdAt": CREATED_AT,
+        }  # fmt: skip
+        self.releases[endpoint_id] = [_release(1, [])]
+        if workers["min"]:
+            self.booting[endpoint_id] = 0
+        return self.endpoints[endpoint_id]
+
+    def _update(self, endpoint_id: str, body: Json) -> Any:
+        stored = self.endpoints[endpoint_id]
+        merged = {**stored, **body}
+        for part in ("gpu", "workers"):
+            if part in body:
+                merged[part] = {**stored[part], **body[part]}
+        if "pools" in body.get("gpu", {}) and "excludedTypes" not in body["gpu"]:
+            merged["gpu"].pop("excludedTypes", None)
+        if not _idle_timeout_applies(merged) and "idleTimeout" not in body.get("workers", {}):
+            merged["workers"].pop("idleTimeout", None)
+        if refused := _refused(merged):
+            return refused
+        if merged["gpu"]["minCudaVersion"] == "":
+            merged["gpu"]["minCudaVersion"] = None
+        diff = _diff(stored, merged)
+        if diff:
+            releases = self.releases[endpoint_id]
+            releases.insert(0, _release(len(releases) + 1, diff))
+        self.endpoints[endpoint_id] = merged
+        return merged
+
+    def _workers(self, endpoint_id: str) -> Json:
+        workers: list[Json] = []
+        if endpoint_id in self.booting:
+            state = self.boot[min(self.booting[endpoint_id], len(self.boot) - 1)]
+            self.booting[endpoint_id] += 1
+            version = len(self.releases[endpoint_id])
+            workers = [{"id": "worker1", "gpuCount": 1, "isStale": False, "version": version, **state}]
+        counts = dict.fromkeys(("running", "idle", "initializing", "throttled", "unhealthy"), 0)
+        for worker in workers:
+            counts[worker["status"].lower()] += 1
+        return {
+            "workers": workers,
+            "summary": {**counts, "total": len(workers)},
+            "endpointVersion": len(self.releases[endpoint_id]),
+        }
+
+    def _release_list(self, endpoint_id: str) -> Json:
+        releases = self.releases[endpoint_id]
+        rollout = {"inProgress": False, "workersOnLatest": 0, "workersTotal": 0, "percentOnLatest": 0}
+        return {"endpointVersion": len(releases), "rollout": rollout, "releases": releases}
+
+    async def _stream_log(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for number, line in enumerate(self.log[-int(request.query.get("tail", 100)) :]):
+            ts = f"2026-11-01T00:00:{number:02d}Z"
+            data = json.dumps({"source": "container", "line": line, "ts": ts})
+            await response.write(f"id: {ts}\ndata: {data}\n\n".encode())
+        return response
+
+    # ---- the endpoint's own addresses
+
+    async def _call(self, request: web.Request) -> web.StreamResponse:
+        endpoint, way = request.match_info["id"], request.match_info["tail"]
+        body = await request.json() if request.can_read_body else None
+        self.requests.append((request.method, f"/calls/{way}", body))
+        if request.headers.get("Authorization") != f"Bearer {KEY}" or endpoint not in self.endpoints:
+            return web.json_response({"error": "unauthorized"}, status=401)
+        self.booting.setdefault(endpoint, 0)
+        if way == "run":
+            return web.json_response({"id": "job-u1", "status": "IN_QUEUE"})
+        if way == "health":
+            jobs = {"completed": 1, "failed": 0, "inProgress": 0, "inQueue": 1, "retried": 0}
+            return web.json_response({"jobs": jobs, "workers": {"idle": 1, "running": 0}})
+        if way.endswith("v1/chat/completions"):
+            return await self._chat(request, body)
+        if way == "ping":
+            return web.json_response({})
+        return web.json_response({"error": f"no such route {way}"}, status=404)
+
+    async def _chat(self, request: web.Request, body: Json) -> web.StreamResponse:
+        wanted = self.endpoints[request.match_info["id"]]["env"]["SERVE_SERVED_MODEL_NAME"]
+        if body["model"] != wanted:
+            return web.json_response({"error": {"message": "no such model", "code": 404}}, status=404)
+        choice = {"index": 0, "finish_reason": "stop"}
+        common = {"id": "chatcmpl-1", "created": 1, "model": body["model"]}
+        if not body.get("stream"):
+            message = {"role": "assistant", "content": self.answer}
+            whole = {**common, "object": "chat.completion", "choices": [{**choice, "message": message}]}
+            return web.json_response(whole)
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        chunk = {**common, "object": "chat.completion.chunk"}
+        chunk["choices"] = [{**choice, "delta": {"content": self.answer}}]
+        await response.write(f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode())
+        return response
+
+    # ---- GraphQL, as far as cached models need it
+
+    async def _graphql(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.requests.append(("POST", "/graphql", copy.deepcopy(body)))
+        if request.headers.get("Authorization") != f"Bearer {KEY}":
+            return web.json_response({"errors": [{"message": "unauthorized"}]}, status=401)
+        if "saveEndpoint" in body["query"]:
+            saved = body["variables"]["input"]
+            self.saved.append(saved)
+            self.model_references[saved["id"]] = saved["modelReferences"]
+            return web.json_response({"data": {"saveEndpoint": {"id": saved["id"], "modelReferences": []}}})
+        endpoints = [
+            {
+                "id": item["id"],
+                "name": item["name"],
+                "templateId": f"template-of-{item['id']}",
+                "gpuIds": ",".join(item["gpu"]["pools"]),
+                "gpuCount": item["gpu"]["count"],
+                "instanceIds": None,
+                "workersMin": item["workers"]["min"],
+                "workersMax": item["workers"]["max"],
+                "idleTimeout": item["workers"].get("idleTimeout"),
+                "modelReferences": self.model_references.get(item["id"], []),
+            }
+            for item in self.endpoints.values()
+        ]
+        return web.json_response({"data": {"myself": {"endpoints": endpoints}}})
+
+
+def _problem(
+    status: int, detail: str, errors: list[str] | None = None, headers: dict[str, str] | None = None
+) -> web.Response:
+    body = {"title": f"HTTP {status}", "status": status, "detail": detail} | ({"errors": errors} if errors else {})
+    return web.json_response(body, status=status, content_type=PROBLEM, headers=headers)
+
+
+def _idle_timeout_applies(body: Json) -> bool:
+    return not (body["type"] == "QUEUE" and body["scaling"]["type"] == "REQUEST_COUNT")
+
+
+def _refused(body: Json) -> web.Response | None:
+    if not _idle_timeout_applies(body) and "idleTimeout" in body.get("workers", {}):
+        return _problem(422, "Request validation failed.", ["workers.idleTimeout: not with REQUEST_COUNT on a queue"])
+    if body["type"] == "LOAD_BALANCER" and body["scaling"]["type"] != "REQUEST_COUNT":
+        return _problem(422, "Request validation failed.", ["scaling.type: must be REQUEST_COUNT"])
+    if unknown := set(body["gpu"]["pools"]) - {gpu[1] for gpu in GPUS}:
+        return _problem(422, "Request validation failed.", [f"gpu.pools: unknown pool {min(unknown)}"])
+    return None
+
+
+def _diff(old: Json, new: Json) -> list[Json]:
+    """Name changes as RunPod does: what is in the template by its inner name, the rest by the API's."""
+    inner = {"image": "template.imageName", "env": "template.env", "disk": "template.containerDiskInGb"}
+    diff = []
+    for name in sorted({*old, *new}):
+        before, after = old.get(name), new.get(name)
+        if name in ("workers", "gpu") and before != after:
+            diff += [
+                {"field": f"{name}.{part}", "old": before.get(part), "new": after.get(part)}
+                for part in sorted({*before, *after})
+                if before.get(part) != after.get(part)
+            ]
+        elif before != after:
+            diff.append({"field": inner.get(name, name), "old": before, "new": after})
+    return diff
+
+
+def _release(version: int, diff: list[Json]) -> Json:
+    return {
+        "id": f"release{version}", "version": version, "source": "MANUAL", "workerCount": 0,
+        "createdAt": CREATED_AT, "diff": diff,
+    }  # fmt: skip
+
+
+def _gpu_type(gpu: str, pool: str | None, memory: int, price: float | None) -> Json:
+    serverless = {} if price is None else {"serverless": price}
+    return {
+        "id": gpu, "name": gpu.removeprefix("NVIDIA "), "pool": pool, "manufacturer": "NVIDIA", "memory": memory,
+        "secure": True, "community": False, "price": {"secure": 1.0, "community": 0.0, **serverless},
+        "maxCount": {"secure": 8, "community": 0}, "availability": "HIGH",
+    }  # fmt: skip
+
+
+def _billing(endpoint: str) -> Json:
+    span = {"startTime": CREATED_AT, "endTime": "2026-11-02T00:00:00Z"}
+    amounts = {"totalAmount": 1.5, "gpuAmount": 1.4, "cpuAmount": 0.0, "diskAmount": 0.1, "feeAmount": 0.0}
+    query = {**span, "bucketSize": "day", "serverlessId": endpoint}
+    metadata = {"query": query, "recordCount": 1, "uniqueServerlessCount": 1, "totals": amounts}
+    return {"records": [{**span, **amounts, "serverlessId": endpoint}], "metadata": metadata}
