@@ -73,7 +73,7 @@ class Answer:
         """Take the data of one event. Raises ProblemFound or NotAnAnswer."""
         try:
             chunk = decode_chunk(data)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, ValueError, RecursionError):
             self._add_odd(data)
             return
         if self._first or chunk.choices is msgspec.UNSET or chunk.error is not NONE or type(data) is not bytes:

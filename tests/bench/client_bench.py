@@ -48,12 +48,14 @@ async def ours(base_url: str, run: Callable[[Read], Awaitable[None]]) -> None:
 async def sdk(base_url: str, run: Callable[[Read], Awaitable[None]]) -> None:
     """Read with AsyncOpenAI as it comes."""
     from openai import AsyncOpenAI
+    from openai.types.chat import ChatCompletionUserMessageParam
 
     async with AsyncOpenAI(base_url=base_url, api_key="EMPTY") as client:
 
         async def read(model: str) -> int:
             count = 0
-            stream = await client.chat.completions.create(model=model, messages=MESSAGES, stream=True)  # type: ignore[call-overload]
+            message: ChatCompletionUserMessageParam = {"role": "user", "content": "hello"}
+            stream = await client.chat.completions.create(model=model, messages=[message], stream=True)
             async for chunk in stream:
                 if chunk.choices and chunk.choices[0].delta.content:
                     count += 1
@@ -128,7 +130,9 @@ def table(rounds: int) -> None:
         medians = {case: statistics.median(found[client, case]) for case in CASES}
         print(f"| {client} | " + " | ".join(f"{medians[case]:.0f} us" for case in CASES) + " |")
     for other in list(CLIENTS)[1:]:
-        ratios = [statistics.median(found[other, case]) / statistics.median(found["this client", case]) for case in CASES]
+        ratios = [
+            statistics.median(found[other, case]) / statistics.median(found["this client", case]) for case in CASES
+        ]
         print(f"| {other} / this client | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from client import LLMClient
 from tests.support.fake_openai import FakeOpenAI
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
 HELLO = [{"role": "user", "content": "hello"}]
 KEY = "sk-very-secret-key-0123456789"
