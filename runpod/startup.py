@@ -1,0 +1,82 @@
+"""A cold start: from settings to a vLLM that answers, with the time that each step took in the log."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from serving.engine import Engine
+from serving.launch import prepare
+from serving.progress import Progress
+from volume import CompiledCode, Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from serving.settings import ServeSettings
+
+logger = logging.getLogger(__name__)
+
+# At the end no request runs any more: a vLLM that takes longer than this to leave is killed.
+LEAVE_S = 5.0
+
+
+class Boot:
+    """Start one vLLM as `settings` say. `begin` is the monotonic clock at the process's start.
+
+    All checks are made when this is made, before vLLM takes the GPU: what can be told from the settings, the driver,
+    the disk and the plan, and nothing that asks the network. Raises ServingError.
+    """
+
+    def __init__(self, settings: ServeSettings, folder: Path, begin: float) -> None:
+        self._settings = settings
+        self._begin = begin
+        volume = Volume(folder)
+        # Before the plan: it reads the model's configuration from the same cache.
+        os.environ.update(volume.cache_env())
+        launch = prepare(settings, self._say)
+        command = launch.command
+        model = launch.plan.args[0]
+        offline = {}
+        if volume.has_model(model):
+            self._say(f"{model} lies on {folder}: the hub is not asked")
+            offline["HF_HUB_OFFLINE"] = "1"
+        self._compiled = CompiledCode(volume, command.argv)
+        env = command.env | offline | self._compiled.restore()
+        self.served_name = command.served_name
+        self.origin = command.base_url.removesuffix("/v1")
+        self.max_num_seqs = launch.plan.max_num_seqs
+        self._progress = Progress(settings.log_level, settings.log_file)
+        self._engine = Engine(dataclasses.replace(command, env=env), on_line=self._progress.line)
+
+    @contextmanager
+    def engine(self) -> Iterator[Engine]:
+        """Start vLLM; when the block is left, however that is, nothing of it remains."""
+        with self._progress:
+            self._say(f"starting vLLM for {self.served_name}")
+            self._progress.begin("resolving the model")
+            self._engine.start()
+            try:
+                yield self._engine
+            finally:
+                self._engine.terminate()
+                if self._engine.wait(LEAVE_S) is None:
+                    self._engine.kill()
+                    self._engine.wait()
+
+    def wait_ready(self) -> None:
+        """Wait until vLLM answers. Raises EngineFailed."""
+        self._engine.wait_ready(self._settings.startup_timeout)
+        self._progress.end()
+        self._say(f"vLLM is ready: {self.served_name}")
+        threading.Thread(target=self._compiled.save, name="keep-compiled-code", daemon=True).start()
+
+    def _say(self, text: str) -> None:
+        for line in text.splitlines():
+            logger.info("[%6.1fs] %s", time.monotonic() - self._begin, line)
