@@ -2,8 +2,8 @@
 
 vLLM takes a share of each GPU (`gpu_memory_utilization`), loads the weights, runs its largest batch once and measures;
 what is left of the share is KV cache (`vllm/v1/worker/gpu_worker.py`, `determine_available_memory`). The measured part
-is estimated here. vLLM documents no such figures: these are the terms by which the memory grows, fitted to public logs
-(`tests/serving/test_memory.py` names them). They are rather too large than too small.
+is estimated here. vLLM documents no such figures: these are the terms by which the memory grows, fitted to public logs,
+which `tests/serving/test_memory.py` names. They are meant to be rather too large than too small.
 """
 
 from __future__ import annotations
@@ -17,10 +17,15 @@ if TYPE_CHECKING:
 GIB = 1024**3
 DEFAULT_UTILIZATION = 0.92  # vLLM 0.32's own (`vllm/config/cache.py`)
 CONTEXT_GIB = 0.6  # CUDA's context, kernels, and what PyTorch keeps
-GRAPHS_GIB = 0.5  # captured CUDA graphs up to 256 sequences; twice that above
+GRAPHS_GIB = 0.5  # captured CUDA graphs; twice that with many sequences
 COLLECTIVES_GIB = 0.3  # NCCL's buffers where GPUs share a model
 IMAGE_GIB = 0.107  # the vision tower at work, for each image of 256 tokens in the largest batch
 IMAGE_TOKENS = 256
+# The sampler, for each sequence and word of the vocabulary. Logs of engines with 1,024 sequences show what sorting the
+# logits takes (Gemma 3 27B about 10 GiB, gpt-oss-20b 7.4, Llama 3.3 70B 4.8); those with few show much less.
+SAMPLER_BYTES = 16
+SAMPLER_BYTES_MANY = 39
+MANY_SEQUENCES = 256
 LOADED = 1.006  # a model takes a little more than its files: "Model loading took 51.417 GiB" for 51.10 GiB
 
 
@@ -49,11 +54,12 @@ def activation_bytes(
     """Return what a GPU needs besides weights and KV cache; `size` is the bytes of one computed number.
 
     The largest of three peaks that do not coincide: the widest layer (6 x intermediate + 12 x hidden bytes a token),
-    the sampler (16 bytes for each sequence and word of the vocabulary), and the vision tower.
+    the sampler, and the vision tower.
     """
+    many = batch.max_num_seqs > MANY_SEQUENCES
     layer = batch.max_num_batched_tokens * (6 * model.intermediate + 12 * model.hidden) * size / 2
-    sampler = batch.max_num_seqs * model.vocab * 16
+    sampler = batch.max_num_seqs * model.vocab * (SAMPLER_BYTES_MANY if many else SAMPLER_BYTES)
     tower = batch.max_num_batched_tokens / IMAGE_TOKENS * IMAGE_GIB * GIB if images and model.vision else 0
-    graphs = 0.0 if eager else GRAPHS_GIB if batch.max_num_seqs <= 256 else 2 * GRAPHS_GIB
+    graphs = 0.0 if eager else GRAPHS_GIB * (1 + many)
     fixed = CONTEXT_GIB + graphs + (COLLECTIVES_GIB if tensor_parallel > 1 else 0)
     return int(fixed * GIB + max(layer, sampler, tower))

@@ -75,19 +75,19 @@ def _context(model: ModelFacts, wishes: Wishes, chosen: Candidate) -> str:
     if chosen.longest == model.max_model_len:
         less = f" The wish of {wishes.context:,} is more than that." if wishes.context > model.max_model_len else ""
         return f"{chosen.longest:,} tokens, the model's own limit.{less}"
-    return f"{chosen.longest:,} tokens, the most that one request can have in {chosen.kv_bytes / GIB:.1f} GiB."
+    return f"{chosen.longest:,} tokens, the most that one request surely gets in {chosen.kv_bytes / GIB:.1f} GiB."
 
 
 def _batch(model: ModelFacts, wishes: Wishes, chosen: Candidate) -> str:
     batch = chosen.batch
     if wishes.max_num_batched_tokens is not None and wishes.max_num_seqs is not None:
-        return "The batch is as asked."
+        return "Steps: as asked."
     if batch == CPU_BATCH and not chosen.gpus:
         return ""
     if batch == BATCHES[0]:
-        why = ", since each one takes KV cache in every sliding layer" if model.sliding_layers else ""
-        return f"{batch.max_num_batched_tokens:,} tokens in a step{why}."
-    return f"{batch.max_num_batched_tokens:,} tokens, {batch.max_num_seqs} requests in a step: more leaves too little."
+        why = "each takes KV cache in every sliding layer" if model.sliding_layers else "activations stay small"
+        return f"Steps of {batch.max_num_batched_tokens:,} tokens: {why}."
+    return f"Steps of {batch.max_num_batched_tokens:,} tokens, {batch.max_num_seqs} requests: more leaves too little."
 
 
 def _memory(wishes: Wishes, chosen: Candidate) -> str:

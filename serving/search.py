@@ -24,6 +24,9 @@ CPU_BATCH = Batch(2048, 16)
 CPU_KV_BYTES = GIB
 CPU_PROCESS_BYTES = 3 * GIB  # vLLM's processes with everything that they import
 CPU_UNKNOWN_HOST_BYTES = 16 * GIB  # taken where the host's memory is not known
+# Kept back from the length, not from the capacity: what is left for the KV cache is an estimate, and vLLM does not
+# start with a length that turns out not to fit.
+SLACK_BYTES = GIB // 4
 # Copies of the model are worth more than sharing it as long as they hold this much of what sharing would hold.
 COPIES_WORTH = 0.75
 
@@ -267,7 +270,7 @@ def _candidate(
     if wishes.kv_cache_bytes is not None:  # vLLM takes exactly this, whatever the share says
         free = min(gpu.free_bytes for gpu in gpus) - weights - activations
         left = wishes.kv_cache_bytes if wishes.kv_cache_bytes <= free else min(left, free)
-    longest = layout.longest(left, wishes.max_model_len or model.max_model_len)
+    longest = layout.longest(left - SLACK_BYTES, wishes.max_model_len or model.max_model_len)
     return Candidate(
         checkpoint, compute, gpus, tensor, data, batch, utilization, weights, activations, left, layout, longest
     )

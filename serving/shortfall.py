@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from serving.memory import GIB
 from serving.precision import BF16_CAPABILITY, ENGINE_CAPABILITY, checkpoints
-from serving.search import cpu_candidate, host_bytes, host_bytes_needed, wanted_length
+from serving.search import SLACK_BYTES, cpu_candidate, host_bytes, host_bytes_needed, wanted_length
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,5 +91,6 @@ def _too_small(model: ModelFacts, hardware: Hardware, wishes: Wishes, tried: Seq
 
 
 def _need(candidate: Candidate, tokens: int) -> float:
-    """Return what vLLM asks for before it starts with this length, in GiB."""
-    return (candidate.layout.bytes(tokens) + candidate.layout.block_bytes) / GIB
+    """Return what must be left before vLLM starts with this length, in GiB."""
+    slack = SLACK_BYTES if candidate.gpus else 0
+    return (candidate.layout.bytes(tokens) + candidate.layout.block_bytes + slack) / GIB

@@ -1,0 +1,73 @@
+"""What the model needs before it can be loaded: room for its weights, and access to them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from serving.checks import Check
+from serving.hub import cache_folder, cached_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from serving.model import ModelFacts
+    from serving.plan import Plan
+    from serving.settings import ServeSettings
+
+TIMEOUT_S = 5.0
+GB = 10**9
+
+
+def checkpoint(settings: ServeSettings, model: ModelFacts, plan: Plan | None) -> Iterator[Check]:
+    """Check the checkpoint that the plan takes: on disk already, or room for it and access to it."""
+    chosen = next((item for item in model.checkpoints if plan and item.name == plan.checkpoint), model.checkpoints[0])
+    if Path(chosen.name).is_dir():
+        yield Check("weights", "ok", f"{chosen.name} is here")
+        return
+    cached = cached_bytes(chosen.name)
+    missing = max(0, chosen.weight_bytes - cached)
+    if missing < chosen.weight_bytes * 0.02:
+        yield Check("weights", "ok", f"{chosen.name} is in the cache")
+        return
+    yield _room(missing, cached)
+    yield _access(chosen.name, gated=chosen.gated, settings=settings)
+
+
+def _room(missing: int, cached: int) -> Check:
+    folder = cache_folder()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    detail = f"{missing / GB:.0f} GB are to be downloaded into {folder}, {free / GB:.0f} GB are free"
+    if cached:
+        detail += f" ({cached / GB:.0f} GB are cached already)"
+    return Check(
+        "disk", "ok" if free > missing else "fail", detail, "HF_HOME=/a/larger/disk make serve", needs_machine=True
+    )
+
+
+def _access(name: str, *, gated: bool, settings: ServeSettings) -> Check:
+    """Ask the hub for the model's configuration, as vLLM will; being offline is said, not failed."""
+    token = settings.hf_token
+    page = f"https://huggingface.co/{name}"
+    if gated and token is None:
+        fix = f"accept the licence on {page}, then set HF_TOKEN"
+        return Check("access", "fail", f"{name} is gated, and HF_TOKEN is not set", fix, needs_machine=True)
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    request = urllib.request.Request(f"{endpoint}/{name}/resolve/main/config.json", method="HEAD")
+    if token is not None:
+        request.add_unredirected_header("Authorization", f"Bearer {token.get_secret_value()}")
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S):
+            return Check("access", "ok", f"{name} can be downloaded")
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            fix = f"accept the licence on {page} with the account of HF_TOKEN"
+            return Check("access", "fail", f"the hub refuses {name} ({error.code})", fix, needs_machine=True)
+        return Check("access", "unknown", f"the hub answers {error.code} for {name}")
+    except (OSError, ValueError) as error:
+        return Check("access", "unknown", f"the hub cannot be reached ({getattr(error, 'reason', error)}): offline?")
