@@ -109,7 +109,7 @@ def load_sdk() -> Any:
     os.environ["RUNPOD_SKIP_GPU_CHECK"] = "true"
     # Its default, DEBUG, logs every prompt and every chunk.
     os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
-    import runpod.serverless
+    import runpod.serverless  # type: ignore[import-untyped]
     import uvloop
 
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # a fifth less CPU for each post

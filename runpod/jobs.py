@@ -83,16 +83,11 @@ def _request(route: object, body: object, method: object, model: str) -> Request
         body = {**body, "model": model}
     try:
         raw = msgspec.json.encode(body)
-    except (
-        ValueError,
-        TypeError,
-        RecursionError,
-    ) as error:  # a lone surrogate, a number out of range, a thousand levels
+    except (ValueError, TypeError, RecursionError) as error:  # half a surrogate pair, a thousand levels
         raise JobError(400, f"The body of the request cannot be sent as JSON: {error}.", param="body") from error
     if len(raw) > BODY_LIMIT:
-        raise JobError(
-            413, f"The body of the request has {len(raw):,} bytes; the most is {BODY_LIMIT:,}.", param="body"
-        )
+        message = f"The body of the request has {len(raw):,} bytes; the most is {BODY_LIMIT:,}."
+        raise JobError(413, message, param="body")
     return Request(served, route, raw, stream=bool(body.get("stream")))
 
 

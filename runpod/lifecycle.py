@@ -49,7 +49,7 @@ class Lifecycle:
         """Be the SDK's `concurrency_modifier`: a constant while the worker runs.
 
         At the end it is another number once: the SDK takes no job before it has changed its size, and it does not do
-        that before all jobs are finished. A job that an open poll still delivers is started, and refused by its verdict.
+        that before all jobs are finished. A job that an open poll still delivers is started, and refused.
         """
         if self._loop is None:
             self._enter()
@@ -61,7 +61,7 @@ class Lifecycle:
         if task is not None:
             self._jobs.add(task)
             task.add_done_callback(self._jobs.discard)
-        if self._end is not None and self._relay.verdict is None:
+        if self._end is not None and not self._relay.condemned:
             raise JobError(503, "The worker is shutting down; send the request again.")
 
     def _enter(self) -> None:
@@ -80,10 +80,10 @@ class Lifecycle:
             self._leave(0)
 
     async def _watch(self) -> None:
-        while self._engine.poll() is None:
+        while self._engine.poll() is None:  # noqa: ASYNC110 (a thread that waits would hold up the loop's end)
             await asyncio.sleep(WATCH_S)
         reason = self._engine.failure().reason
-        self._relay.verdict = JobError(503, f"vLLM has died ({reason}); send the request again.")
+        self._relay.condemn(JobError(503, f"vLLM has died ({reason}); send the request again."))
         if self._end is None:
             logger.error("vLLM has died: %s", reason)
             self._end = asyncio.ensure_future(self._fail())
@@ -91,7 +91,7 @@ class Lifecycle:
     async def _drain(self) -> None:
         if not await self._quiet(self._drain_timeout):
             logger.warning("%d jobs were not finished in %g s", len(self._jobs), self._drain_timeout)
-            self._relay.verdict = JobError(503, "The worker had to stop before the job's end; send the request again.")
+            self._relay.condemn(JobError(503, "The worker had to stop before the job's end; send the request again."))
             self._engine.kill()  # breaks their connections
             await self._quiet(LAST_POSTS_S)
         await self._relay.close()

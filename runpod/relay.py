@@ -8,10 +8,9 @@ all of it. Many streams at once wait a little longer between two posts, so that 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
-import time
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -53,18 +52,28 @@ _ENDINGS = {
 class Relay:
     """Send requests to one vLLM and yield its answers as RunPod's SDK needs them.
 
-    `origin` is the only address that is ever connected to. `verdict`, once set, is what every job fails with: the
-    request in hand when its connection breaks, new ones at once. Must be used within one event loop.
+    `origin` is the only address that is ever connected to. Must be used within one event loop.
     """
 
     def __init__(self, origin: str, *, key: str | None = None, flush: float = 0.1) -> None:
         self.origin = origin
-        self.verdict: JobError | None = None
         self._flush = flush
         self._key = key
         self._session: aiohttp.ClientSession | None = None
         self._streams = 0
         self._departure = Departure()
+        self._verdict: JobError | None = None
+        self._condemned = asyncio.Event()
+
+    @property
+    def condemned(self) -> bool:
+        """Tell whether every request fails."""
+        return self._condemned.is_set()
+
+    def condemn(self, verdict: JobError) -> None:
+        """Fail new requests with `verdict`, and those in hand when their connection breaks. The first one counts."""
+        self._verdict = self._verdict or verdict
+        self._condemned.set()
 
     async def close(self) -> None:
         """Close the connections."""
@@ -79,8 +88,8 @@ class Relay:
         """
         streaming = request.stream
         try:
-            if self.verdict is not None:
-                raise self.verdict
+            if self._verdict is not None:
+                raise self._verdict
             async with self._open(request, job_id) as response:
                 if response.status >= 400:
                     raise JobError.from_vllm(response.status, await response.read())
@@ -104,7 +113,7 @@ class Relay:
                 yield error.as_event(request.route)
             yield error.as_output()
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def _open(self, request: Request, job_id: str) -> AsyncIterator[aiohttp.ClientResponse]:
         headers = {"X-Request-Id": job_id} if re.fullmatch(r"[\w.-]{1,100}", job_id) else {}
         task = asyncio.current_task()
@@ -141,11 +150,11 @@ class Relay:
         return self._session
 
     async def _explain(self, error: Exception) -> JobError:
-        deadline = time.monotonic() + EXPLANATION_S
-        while self.verdict is None and time.monotonic() < deadline:
-            await asyncio.sleep(0.05)
-        if self.verdict is not None:
-            return self.verdict
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(EXPLANATION_S):
+                await self._condemned.wait()
+        if self._verdict is not None:
+            return self._verdict
         logger.warning("The connection to vLLM broke: %s", type(error).__name__)
         return JobError(502, "The connection to vLLM broke before the answer was whole; send the request again.")
 

@@ -92,9 +92,7 @@ def _sentence(error: ValidationError) -> str:
     if not first["loc"]:
         return str(first["msg"]).removeprefix("Value error, ")
     given = str(first["loc"][0])
-    field = next(
-        name for name in WorkerSettings.model_fields if given in (name, variable(name), variable(name).lower())
-    )
+    field = next(name for name in WorkerSettings.model_fields if given.upper() in (name.upper(), variable(name)))
     extra = WorkerSettings.model_fields[field].json_schema_extra
     allowed = extra["allowed"] if isinstance(extra, dict) else str(first["msg"])
     return f"{variable(field)}={str(first['input'])!r} is not allowed: it must be {allowed}."
