@@ -12,7 +12,7 @@ help: ## print this list
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}: make PYTHON=python3.11 ...")'
 	@$(PYTHON) -m venv .venv || { echo "Install Python's venv module first (Debian, Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
 	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
-	@.venv/bin/uv pip install --quiet --python $(PY) --constraints constraints.txt --group dev --editable '.[serving,runpod]'
+	@.venv/bin/uv pip install --quiet --compile-bytecode --python $(PY) --constraints constraints.txt --group dev --editable '.[serving,runpod]'
 	@touch $@
 
 setup: .venv/.installed ## make .venv: the kit, RunPod's SDK and the development tools
@@ -22,6 +22,15 @@ setup-engine: setup ## make .venv-engine: vLLM, for CUDA or for the CPU
 
 serve: setup $(if $(SERVE_ENGINE),,setup-engine) ## start vLLM with the SERVE_* settings and keep it up
 	@$(PY) -m serving serve
+
+plan: setup ## say what fits on this machine's GPUs, or on SERVE_GPUS
+	@$(PY) -m serving plan
+
+plan-table: setup ## say what fits on every known GPU, times 1, 2, 4 and 8
+	@$(PY) -m serving plan-table
+
+doctor: setup ## check every precondition of `make serve`
+	@$(PY) -m serving doctor
 
 test: setup setup-engine ## run all tests but the slow ones, the real vLLM included
 	@$(PY) -m pytest -m "not slow"
@@ -41,4 +50,4 @@ settings-docs: setup ## write .env.example and the README's tables from the sett
 format: setup ## put the code into the house's format
 	@.venv/bin/ruff check --fix . && .venv/bin/ruff format .
 
-.PHONY: help setup setup-engine serve test test-fast test-slow lint format settings-docs
+.PHONY: help setup setup-engine serve plan plan-table doctor test test-fast test-slow lint format settings-docs

@@ -179,7 +179,6 @@ def _arguments(model: ModelFacts, wishes: Wishes, chosen: Candidate) -> tuple[st
     if chosen.gpus:
         args += ["--gpu-memory-utilization", f"{chosen.utilization:g}"]
     else:
-        # VLLM_CPU_KVCACHE_SPACE says the same in whole GiB only.
         args += ["--enforce-eager", "--kv-cache-memory-bytes", str(chosen.kv_bytes)]
     if wishes.text_only and model.vision:
         args.append("--language-model-only")
@@ -187,8 +186,14 @@ def _arguments(model: ModelFacts, wishes: Wishes, chosen: Candidate) -> tuple[st
 
 
 def _environment(hardware: Hardware, chosen: Candidate) -> dict[str, str]:
-    """Return what makes vLLM use the chosen GPUs where there are others, in the order in which NVML counts them."""
-    if not chosen.gpus or len(chosen.gpus) == len(hardware.gpus):
+    """Return what makes vLLM use the chosen GPUs where there are others, in the order in which NVML counts them.
+
+    On the CPU engine: the size of the KV cache, which in the environment wins over the argument, but is in whole GiB.
+    """
+    if not chosen.gpus:
+        whole = chosen.kv_bytes % GIB == 0
+        return {"VLLM_CPU_KVCACHE_SPACE": str(chosen.kv_bytes // GIB)} if whole else {}
+    if len(chosen.gpus) == len(hardware.gpus):
         return {}
     left = list(enumerate(hardware.gpus))
     ids = []

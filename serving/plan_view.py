@@ -72,7 +72,7 @@ def _choices(plan: Plan) -> Table:
         (
             "step",
             f"{plan.max_num_batched_tokens:,} tokens, {plan.max_num_seqs} requests",
-            plan.reasons.get("batch", ""),
+            plan.reasons.get("batch", "").partition(": ")[2],
         ),
         ("share", "", plan.reasons.get("memory", "")),
     ):

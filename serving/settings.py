@@ -121,6 +121,8 @@ class ServeSettings(BaseSettings):
         None,
         "a size in GiB, more than 0",
         "CPU engine only: memory for the KV cache, in GiB; unset: 1",
+        # vLLM's own name for it would win over the command line, so it is taken as said.
+        validation_alias=AliasChoices("SERVE_KV_CACHE_SPACE_GIB", "VLLM_CPU_KVCACHE_SPACE"),
         gt=0,
         allow_inf_nan=False,
     )
