@@ -48,14 +48,14 @@ async def ours(base_url: str, run: Callable[[Read], Awaitable[None]]) -> None:
 async def sdk(base_url: str, run: Callable[[Read], Awaitable[None]]) -> None:
     """Read with AsyncOpenAI as it comes."""
     from openai import AsyncOpenAI
-    from openai.types.chat import ChatCompletionUserMessageParam
 
     async with AsyncOpenAI(base_url=base_url, api_key="EMPTY") as client:
 
         async def read(model: str) -> int:
             count = 0
-            message: ChatCompletionUserMessageParam = {"role": "user", "content": "hello"}
-            stream = await client.chat.completions.create(model=model, messages=[message], stream=True)
+            stream = await client.chat.completions.create(
+                model=model, messages=[{"role": "user", "content": "hello"}], stream=True
+            )
             async for chunk in stream:
                 if chunk.choices and chunk.choices[0].delta.content:
                     count += 1

@@ -1,0 +1,137 @@
+"""What a stream knows besides its text, the structured answers, and Gemma's turns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from client import LLMClient, UnexpectedResponseError
+from client.turns import merge_turns
+from tests.client.conftest import HELLO
+from tests.support.fake_openai import FakeOpenAI, events, piece, say
+
+Make = Callable[..., LLMClient]
+
+
+async def test_attributes(server: FakeOpenAI, make: Make) -> None:
+    server.script(say("a", "b", "c", delay=0.02))
+    async with make().stream(HELLO, max_tokens=7, seed=1) as stream:
+        assert stream.finish_reason is None
+        assert [part async for part in stream] == ["a", "b", "c"]
+    assert (stream.text, stream.finish_reason, stream.request_id) == ("abc", "stop", "req-1")
+    assert stream.usage is not None
+    assert (stream.usage.prompt_tokens, stream.usage.completion_tokens) == (3, 3)
+    stats = stream.stats
+    assert stats.time_to_first_token is not None
+    assert 0 < stats.time_to_first_token < stats.duration < 5
+    assert (stats.tokens, stats.estimated, stats.endpoint, stats.model) == (3, False, server.base_url, "fake")
+    assert 1 < stats.tokens_per_second < 200
+    assert (server.requests[0].json["seed"], server.requests[0].json["max_tokens"]) == (1, 7)
+    assert [part async for part in stream] == []
+
+
+async def test_without_usage_tokens_are_estimated(server: FakeOpenAI, make: Make) -> None:
+    server.script(events(piece("a"), piece("b"), piece(finish="length")))
+    stream = make().stream(HELLO)
+    assert [part async for part in stream] == ["a", "b"]
+    assert (stream.stats.tokens, stream.stats.estimated, stream.usage) == (2, True, None)
+    assert (stream.request_id, stream.finish_reason) == ("chatcmpl-1", "length")
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+async def test_reasoning(server: FakeOpenAI, make: Make, name: str) -> None:
+    server.script(events(piece(**{name: "let me "}), piece(**{name: "think"}), piece("Hi"), piece(finish="stop")))
+    stream = make().stream(HELLO)
+    assert [part async for part in stream] == ["Hi"]
+    assert stream.reasoning == "let me think"
+
+
+async def test_tool_calls(server: FakeOpenAI, make: Make) -> None:
+    def call(index: int, **fields: Any) -> dict[str, Any]:
+        return piece(tool_calls=[{"index": index, **fields}])
+
+    server.script(
+        events(
+            call(0, id="call-1", type="function", function={"name": "weather", "arguments": ""}),
+            call(0, function={"arguments": '{"city": '}),
+            call(0, function={"arguments": '"Paris"}'}),
+            call(1, id="call-2", type="function", function={"name": "time", "arguments": "{}"}),
+            piece(finish="tool_calls"),
+        )
+    )
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+    stream = make().stream(HELLO, tools=[tool])
+    assert [part async for part in stream] == []
+    assert stream.finish_reason == "tool_calls"
+    assert [(one["id"], one["function"]) for one in stream.tool_calls] == [
+        ("call-1", {"name": "weather", "arguments": '{"city": "Paris"}'}),
+        ("call-2", {"name": "time", "arguments": "{}"}),
+    ]
+    assert server.requests[0].json["tools"] == [tool]
+
+
+class City(BaseModel):
+    name: str
+    people: int
+
+
+async def test_structured_answer(server: FakeOpenAI, make: Make) -> None:
+    server.script(say('{"name": "Par', 'is", "people": 2000000}'))
+    assert await make().generate(HELLO, response_model=City) == City(name="Paris", people=2_000_000)
+    asked = server.requests[0].json["response_format"]
+    assert asked["type"] == "json_schema"
+    assert asked["json_schema"]["name"] == "City"
+    assert asked["json_schema"]["schema"]["required"] == ["name", "people"]
+
+
+async def test_an_answer_that_does_not_validate(server: FakeOpenAI, make: Make) -> None:
+    server.script(say('{"name": "Paris"', finish="length"))
+    with pytest.raises(UnexpectedResponseError, match="no City") as caught:
+        await make().generate(HELLO, response_model=City)
+    assert caught.value.partial == '{"name": "Paris"'
+    assert "max_tokens" in str(caught.value)
+
+
+def turn(role: str, content: Any, **more: Any) -> dict[str, Any]:
+    return {"role": role, "content": content, **more}
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
+
+
+@pytest.mark.parametrize(
+    ("given", "merged"),
+    [
+        ([turn("user", "a"), turn("user", "b")], [turn("user", "a\n\nb")]),
+        (
+            [turn("system", "s"), turn("user", "a"), turn("system", "t"), turn("user", "b")],
+            [turn("system", "s\n\nt"), turn("user", "a\n\nb")],
+        ),
+        ([turn("user", "a"), turn("system", "s")], [turn("system", "s"), turn("user", "a")]),
+        ([turn("user", "a"), turn("assistant", "b"), turn("user", "c")], None),
+        (
+            [turn("user", "a"), turn("user", [IMAGE])],
+            [turn("user", [{"type": "text", "text": "a"}, IMAGE])],
+        ),
+        (
+            [turn("user", "a"), turn("assistant", None, tool_calls=[{}]), turn("tool", "1"), turn("tool", "2")],
+            None,
+        ),
+        ([turn("assistant", "a"), turn("assistant", None, tool_calls=[{}])], None),
+        ([], None),
+    ],
+)
+def test_turns(given: list[dict[str, Any]], merged: list[dict[str, Any]] | None) -> None:
+    before = json.dumps(given)
+    assert merge_turns(given) == (given if merged is None else merged)
+    assert json.dumps(given) == before
+
+
+@pytest.mark.parametrize(("model", "count"), [("google/gemma-3-27b-it", 1), ("gpt-5", 2)])
+async def test_turns_are_merged_for_gemma_only(server: FakeOpenAI, make: Make, model: str, count: int) -> None:
+    await make(model=model).generate([turn("user", "a"), turn("user", "b")])
+    assert len(server.requests[0].json["messages"]) == count
