@@ -32,6 +32,27 @@ plan-table: setup ## say what fits on every known GPU, times 1, 2, 4 and 8
 doctor: setup ## check every precondition of `make serve`
 	@$(PY) -m serving doctor
 
+deploy-plan: setup ## show the GPU pools that fit, their prices, and what `make deploy` would change
+	@$(PY) runpod/deploy.py plan $(ARGS)
+
+deploy: setup ## create or change the endpoint on RunPod, wait for it, ask it a question
+	@$(PY) runpod/deploy.py up $(ARGS)
+
+deploy-status: setup ## show the endpoint: workers, jobs, release, errors, cost
+	@$(PY) runpod/deploy.py status $(ARGS)
+
+deploy-logs: setup ## stream a worker's log
+	@$(PY) runpod/deploy.py logs $(ARGS)
+
+deploy-rollback: setup ## go back to the release before
+	@$(PY) runpod/deploy.py rollback $(ARGS)
+
+undeploy: setup ## delete the endpoint and check that nothing is left that costs
+	@$(PY) runpod/deploy.py down $(ARGS)
+
+export: setup ## write the same deployment for Helm, SkyPilot, vllm-router or systemd: ARGS='helm ...'
+	@$(PY) -m serving export $(ARGS)
+
 test: setup setup-engine ## run all tests but the slow ones, the real vLLM included
 	@$(PY) -m pytest -m "not slow"
 
@@ -50,4 +71,4 @@ settings-docs: setup ## write .env.example and the README's tables from the sett
 format: setup ## put the code into the house's format
 	@.venv/bin/ruff check --fix . && .venv/bin/ruff format .
 
-.PHONY: help setup setup-engine serve plan plan-table doctor test test-fast test-slow lint format settings-docs
+.PHONY: help setup setup-engine serve plan plan-table doctor test test-fast test-slow lint format settings-docs deploy-plan deploy deploy-status deploy-logs deploy-rollback undeploy export
