@@ -53,6 +53,15 @@ undeploy: setup ## delete the endpoint and check that nothing is left that costs
 export: setup ## write the same deployment for Helm, SkyPilot, vllm-router or systemd: ARGS='helm ...'
 	@$(PY) -m serving export $(ARGS)
 
+chat: setup ## talk to the endpoint that LLM_BASE_URL points to
+	@$(PY) -m client
+
+bench-client: setup ## measure the client's CPU per token beside AsyncOpenAI and a bare aiohttp reader (5 minutes)
+	@$(PY) -m tests.bench.client_bench
+
+soak: setup ## run 100,000 short streams over one client: memory flat, no connection left open (5 minutes)
+	@$(PY) -m tests.bench.client_soak
+
 test: setup setup-engine ## run all tests but the slow ones, the real vLLM included
 	@$(PY) -m pytest -m "not slow"
 
@@ -71,4 +80,4 @@ settings-docs: setup ## write .env.example and the README's tables from the sett
 format: setup ## put the code into the house's format
 	@.venv/bin/ruff check --fix . && .venv/bin/ruff format .
 
-.PHONY: help setup setup-engine serve plan plan-table doctor test test-fast test-slow lint format settings-docs deploy-plan deploy deploy-status deploy-logs deploy-rollback undeploy export
+.PHONY: help setup setup-engine serve chat bench-client soak plan plan-table doctor test test-fast test-slow lint format settings-docs deploy-plan deploy deploy-status deploy-logs deploy-rollback undeploy export

@@ -15,10 +15,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
 from client import LLMClient
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 AT_ONCE = 32
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -31,8 +35,8 @@ async def soak(streams: int, port: int) -> int:
     client = LLMClient(base_url=f"http://127.0.0.1:{port}/v1", api_key="EMPTY", model="5@0")
     began = time.monotonic()
 
-    async def worker(count: int) -> None:
-        for number in range(count):
+    async def worker(numbers: Iterator[int]) -> None:
+        for number in numbers:
             if number % 10 == 9:  # one in ten is left in the middle
                 async with client.stream(MESSAGES) as stream:
                     await anext(stream)
@@ -40,7 +44,8 @@ async def soak(streams: int, port: int) -> int:
                 sys.exit("an answer was not whole")
 
     for number in range(10):
-        await asyncio.gather(*(worker(streams // 10 // AT_ONCE) for _ in range(AT_ONCE)))
+        numbers = iter(range(streams // 10))
+        await asyncio.gather(*(worker(numbers) for _ in range(AT_ONCE)))
         gc.collect()
         tenths.append(process.memory_info().rss / 2**20)
         print(f"tenth {number + 1:2}: {tenths[-1]:6.1f} MiB, {time.monotonic() - began:5.0f} s", flush=True)
