@@ -53,30 +53,33 @@ class Engine:
         self._on_line = on_line
         self._returncode: int | None = None
         self._ended = threading.Event()
-        self._orders: socket.socket | None = None
+        self._orders: int | None = None
         self._pump: threading.Thread | None = None
 
     def start(self) -> None:
         """Start vLLM. Raises Refused if the port is taken or the program cannot be run."""
         refuse_taken_port(self.command.host, self.command.port)
-        ours, wardens = socket.socketpair()
-        with wardens:
+        orders_end, self._orders = os.pipe()
+        reports_fd, reports_end = os.pipe()
+        try:
             warden = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(WARDEN), str(wardens.fileno()), *self.command.argv],
+                [sys.executable, "-I", "-S", str(WARDEN), str(orders_end), str(reports_end), *self.command.argv],
                 env=os.environ | self.command.env,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                pass_fds=[wardens.fileno()],
+                pass_fds=[orders_end, reports_end],
                 start_new_session=True,  # a Ctrl-C at the terminal is the supervisor's to handle
             )
-        self._orders = ours
-        reports = ours.makefile("r", encoding="utf-8")
+        finally:
+            os.close(orders_end)
+            os.close(reports_end)
+        reports = os.fdopen(reports_fd, encoding="utf-8")
         kind, _, rest = reports.readline().strip().partition(" ")
         if kind != "pid":
             warden.communicate()
             reports.close()
-            ours.close()
+            self._close_orders()
             raise Refused(f"vLLM could not be started ({rest}): SERVE_ENGINE must be the path of a `vllm` program.")
         self.pid = int(rest)
         self._pump = threading.Thread(target=self._read_log, args=(warden,), name="vllm-log", daemon=True)
@@ -130,9 +133,14 @@ class Engine:
         return self.wait()
 
     def _order(self, order: bytes) -> None:
-        if self._orders is not None:
-            with contextlib.suppress(OSError):  # the warden has ended, and so has vLLM
-                self._orders.send(order)
+        with contextlib.suppress(BrokenPipeError):  # the warden has ended, and so has vLLM
+            if (orders := self._orders) is not None:
+                os.write(orders, order)
+
+    def _close_orders(self) -> None:
+        orders, self._orders = self._orders, None
+        if orders is not None:
+            os.close(orders)
 
     def _read_log(self, warden: subprocess.Popen[bytes]) -> None:
         assert warden.stdout is not None
@@ -158,8 +166,7 @@ class Engine:
                 if kind == "exit":
                     code = int(rest)
         warden.wait()
-        if self._orders is not None:
-            self._orders.close()
+        self._close_orders()
         if self.pid is not None:  # nothing is left, unless somebody killed the warden
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)

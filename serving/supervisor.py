@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import queue
 import shlex
 import signal
 import sys
@@ -19,8 +20,6 @@ from serving.plan import compare_with_log
 from serving.progress import Progress
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from serving.launch import Launch
 
 logger = logging.getLogger(__name__)
@@ -45,6 +44,7 @@ class Supervisor:
         self._engine: Engine | None = None
         self._ready = False
         self._stop = threading.Event()
+        self._signals: queue.SimpleQueue[int | None] = queue.SimpleQueue()
 
     def run(self) -> int:
         """Serve until told to stop, and return 0.
@@ -52,13 +52,20 @@ class Supervisor:
         Raises Refused if vLLM cannot even be tried, EngineFailed if it does not start or has died too often.
         """
         settings = self._launch.settings
-        before = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+        # A handler may run inside any call of the main thread, itself included, so it must take no lock: this put is
+        # safe there, and a thread does the rest.
+        before = {
+            number: signal.signal(number, lambda given, _: self._signals.put(given))
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        }
+        threading.Thread(target=self._obey, name="signals", daemon=True).start()
         try:
             with Progress(settings.log_level, settings.log_file) as progress:
                 return self._serve(progress)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+            self._signals.put(None)
 
     def _serve(self, progress: Progress) -> int:
         restarts = 0
@@ -122,20 +129,25 @@ class Supervisor:
             flush=True,
         )
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        engine = self._engine
-        if engine is None:
-            pass
-        elif self._stop.is_set():
-            engine.kill()
-        else:
+    def _obey(self) -> None:
+        """Turn signals into a stop: the first drains, the next kills."""
+        while self._signals.get() is not None:
+            again = self._stop.is_set()
+            self._stop.set()
+            engine = self._engine
+            if engine is None:
+                continue
+            if again:
+                engine.kill()
+                continue
             engine.terminate()
             grace = self._launch.settings.shutdown_timeout + EXIT_MARGIN_S if self._ready else LOADING_GRACE_S
-            timer = threading.Timer(grace, engine.kill)
-            timer.daemon = True
-            timer.start()
-        self._stop.set()
+            threading.Thread(target=_kill_after, args=(engine, grace), daemon=True).start()
+
+
+def _kill_after(engine: Engine, seconds: float) -> None:
+    if engine.wait(seconds) is None:
+        engine.kill()
 
 
 def served_context(launch: Launch) -> int | None:

@@ -1,12 +1,13 @@
 """Keep one vLLM from outliving whoever started it.
 
-Run as `python -I -S warden.py FD PROGRAM ARG...`, with the standard library alone, as a process of its own between the
-kit and vLLM. FD is a socket to the kit. The warden starts the program in a session of its own and then
+Run as `python -I -S warden.py ORDERS REPORTS PROGRAM ARG...`, with the standard library alone, as a process of its own
+between the kit and vLLM. ORDERS and REPORTS are the ends of two pipes to the kit. (Not one socket: closing it with an
+order unread would throw away the last report.) The warden starts the program in a session of its own and then
 
-* writes `pid N`, and when the program has ended and nothing of it is left, `exit CODE` (as `subprocess` counts:
+* reports `pid N`, and when the program has ended and nothing of it is left, `exit CODE` (as `subprocess` counts:
   negative for a signal), each on a line;
 * reads `T` (SIGTERM to the program, which drains) and `K` (SIGKILL to all of it);
-* takes the socket's end for the death of the kit, by SIGKILL too, and kills all of it.
+* takes the end of ORDERS for the death of the kit, by SIGKILL too, and kills all of it.
 
 vLLM's engine runs in child processes that hold the GPU's memory. The warden is their subreaper (prctl(2)), so that an
 orphan of a crashed vLLM becomes its child and is killed before `exit` is reported.
@@ -19,7 +20,6 @@ import ctypes
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -28,12 +28,12 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
 
-def main(fd: int, argv: list[str]) -> int:
+def main(orders: int, reports: int, argv: list[str]) -> int:
     """Guard one run of `argv`; return when nothing of it is left."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ignored, signal.SIG_IGN)  # orders come through the socket; the kit's death ends it
+        signal.signal(ignored, signal.SIG_IGN)  # orders come through the pipe; the kit's death ends it
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -44,38 +44,32 @@ def main(fd: int, argv: list[str]) -> int:
         for restored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(restored, signal.SIG_DFL)
 
-    kit = socket.socket(fileno=fd)
+    os.set_inheritable(orders, False)
+    os.set_inheritable(reports, False)
     try:
         child = subprocess.Popen(argv, start_new_session=True, preexec_fn=in_the_child)
     except OSError as error:
-        _tell(kit, f"error {error.strerror}: {argv[0]}")
+        _tell(reports, f"error {error.strerror}: {argv[0]}")
         return 127
-    _tell(kit, f"pid {child.pid}")
+    _tell(reports, f"pid {child.pid}")
     while child.poll() is None:
-        ready, _, _ = select.select([kit, wake_read], [], [])
+        ready, _, _ = select.select([orders, wake_read], [], [])
         if wake_read in ready:
             os.read(wake_read, 4096)
-        if kit in ready:
-            orders = _orders(kit)
-            if b"T" in orders:
+        if orders in ready:
+            given = os.read(orders, 64)
+            if b"T" in given:
                 child.send_signal(signal.SIGTERM)
-            if not orders or b"K" in orders:
+            if not given or b"K" in given:
                 _kill_all(child)
     _kill_all(child)
-    _tell(kit, f"exit {child.returncode}")
+    _tell(reports, f"exit {child.returncode}")
     return 0
 
 
-def _orders(kit: socket.socket) -> bytes:
-    try:
-        return kit.recv(64)
-    except OSError:
-        return b""
-
-
-def _tell(kit: socket.socket, line: str) -> None:
-    with contextlib.suppress(OSError):
-        kit.sendall(f"{line}\n".encode())
+def _tell(reports: int, line: str) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        os.write(reports, f"{line}\n".encode())
 
 
 def _kill_all(child: subprocess.Popen[bytes]) -> None:
@@ -104,4 +98,4 @@ def _children() -> list[int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), sys.argv[2:]))
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))

@@ -81,7 +81,7 @@ def test_settings_reach_the_command_line_and_extra_arguments_come_last(engine):
         SERVE_HOST="0.0.0.0",
         SERVE_API_KEY="hush-hush",
         LLM_MODEL="gemma",
-        SERVE_EXTRA_ARGS="--max-num-seqs 10 --seed '1'",
+        SERVE_EXTRA_ARGS="--seed '1' --generation-config vllm",
     )
     assert done.returncode == 0, done.stderr
     line = done.stdout.strip()
@@ -96,7 +96,7 @@ def test_settings_reach_the_command_line_and_extra_arguments_come_last(engine):
         "--middleware api_key_guard.ApiKeyGuard",
     ):
         assert part in line
-    assert line.endswith("--max-num-seqs 10 --seed 1")
+    assert line.endswith("--seed 1 --generation-config vllm")
     assert "hush" not in done.stdout + done.stderr
 
 
