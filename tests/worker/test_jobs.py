@@ -1,0 +1,148 @@
+"""A job's input is read into one request for a route on the list, or refused with a status."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from job_error import JobError
+from jobs import BODY_LIMIT, ROUTES, read_job
+
+MODEL = "the-model"
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def body_of(request):
+    return json.loads(request.body)
+
+
+def test_a_pass_through_is_sent_as_it_is():
+    body = {"model": "another", "messages": [], "made_up": [1, None], "stream": True}
+    request = read_job({"openai_route": "/v1/chat/completions", "openai_input": body}, MODEL)
+    assert (request.method, request.route, request.stream) == ("POST", "/v1/chat/completions", True)
+    assert body_of(request) == body
+
+
+@pytest.mark.parametrize("job", [{}, {"openai_input": None}, {"openai_input": {}}])
+def test_the_list_of_models_needs_no_body(job):
+    request = read_job({"openai_route": "/v1/models"} | job, MODEL)
+    assert (request.method, request.body) == ("GET", None)
+
+
+@pytest.mark.parametrize("job", [{}, {"openai_input": None}, {"openai_input": {}}])
+def test_an_empty_body_is_vllms_to_judge(job):
+    request = read_job({"openai_route": "/v1/chat/completions"} | job, MODEL)
+    assert (request.method, body_of(request)) == ("POST", {"model": MODEL})
+
+
+@pytest.mark.parametrize("missing", [{}, {"model": None}, {"model": ""}])
+def test_a_missing_model_is_filled_in(missing):
+    job = {"route": "/tokenize", "body": {"prompt": "x"} | missing}
+    assert body_of(read_job(job, MODEL))["model"] == MODEL
+
+
+def test_the_shorthand_becomes_an_openai_request():
+    job = {"messages": [{"role": "user"}], "sampling_params": {"temperature": 0, "max_tokens": 5}, "stream": True}
+    request = read_job(job, MODEL)
+    assert request.route == "/v1/chat/completions"
+    assert request.stream
+    wanted = {"model": MODEL, "messages": [{"role": "user"}], "temperature": 0, "max_tokens": 5, "stream": True}
+    assert body_of(request) == wanted
+    assert read_job({"prompt": "x"}, MODEL).route == "/v1/completions"
+
+
+@pytest.mark.parametrize("job", [{}, "text", "", 7, 0, None, True, [], [1], {"unknown": 1}])
+def test_an_input_that_says_nothing_is_refused(job):
+    with pytest.raises(JobError) as caught:
+        read_job(job, MODEL)
+    assert caught.value.code == 400
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        "/metrics",
+        "/v1/load_lora_adapter",
+        "@other.host/v1/models",
+        "//other.host/v1/models",
+        "http://other.host/v1/models",
+        "/../../v1/models",
+        "/v1/../metrics",
+        "/v1/%2e%2e/metrics",
+        "/%76%31/models",
+        "\\v1\\models",
+        "/v1/models?x=1",
+        "/v1/models#x",
+        "/v1/models/",
+        "/v1/models\r\nHost: other.host",
+        "v1/models",
+        "/V1/MODELS",
+        " /v1/models",
+        "",
+        None,
+        7,
+        ["/v1/models"],
+        {"/v1/models": 1},
+    ],
+)
+@pytest.mark.parametrize("key", ["route", "openai_route"])
+def test_a_route_that_is_not_on_the_list_is_refused(key, route):
+    with pytest.raises(JobError) as caught:
+        read_job({key: route}, MODEL)
+    assert caught.value.code == 404
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "post", 1])
+def test_another_method_is_refused(method):
+    with pytest.raises(JobError) as caught:
+        read_job({"route": "/v1/completions", "body": {}, "method": method}, MODEL)
+    assert caught.value.code == 405
+
+
+@pytest.mark.parametrize("body", ["text", 7, [1], True, 0, ""])
+def test_a_body_that_is_no_object_is_refused(body):
+    for job in ({"route": "/v1/completions", "body": body}, {"openai_route": "/v1/responses", "openai_input": body}):
+        with pytest.raises(JobError) as caught:
+            read_job(job, MODEL)
+        assert caught.value.code == 400
+
+
+def test_a_body_over_the_limit_is_refused_before_it_is_sent():
+    with pytest.raises(JobError) as caught:
+        read_job({"route": "/v1/completions", "body": {"prompt": "x" * BODY_LIMIT}}, MODEL)
+    assert caught.value.code == 413
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        {"messages": [], "prompt": "x"},
+        {"prompt": "x", "sampling_params": "hot"},
+        {"prompt": "half of a pair: \ud800"},
+    ],
+)
+def test_what_cannot_be_one_request_is_refused(job):
+    with pytest.raises(JobError) as caught:
+        read_job(job, MODEL)
+    assert caught.value.code == 400
+
+
+@given(
+    st.dictionaries(st.sampled_from(["openai_route", "route", "openai_input", "body", "method", "prompt"]), json_values)
+    | json_values
+)
+def test_whatever_the_input_it_is_a_request_on_the_list_or_a_client_error(job):
+    try:
+        request = read_job(job, MODEL)
+    except JobError as error:
+        assert 400 <= error.code < 500
+        assert len(error.message) < 500
+        assert json.loads(error.as_output()["error"])["error"]["code"] == error.code
+    else:
+        assert ROUTES[request.route] == request.method
