@@ -201,7 +201,7 @@ class Exchange:
         """Find out what `create` returned: the SDK's stream, which we decode ourselves, or what a test put there."""
         from openai import AsyncStream  # loaded on first use
 
-        if isinstance(answered, AsyncStream):
+        if issubclass(type(answered), AsyncStream):  # not isinstance: a mock with a spec would pass for one
             headers = answered.response.headers
             self._source = open_source(answered)
             self._body = Body(self.answer, typed="event-stream" in headers.get("content-type", "").lower())

@@ -188,12 +188,15 @@ def _from_transport(error: Exception, endpoint: Endpoint) -> LLMError:
         ):
             if "disconnected" in str(link):
                 break
-            return UnexpectedResponseError(f"{endpoint.name} does not speak HTTP: {quote(str(cause), endpoint.keys)}")
+            said = str(getattr(link, "message", link)).partition("\n")[0]
+            return UnexpectedResponseError(f"{endpoint.name} does not speak HTTP: {quote(said, endpoint.keys)}")
     connecting = (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, httpx2.ConnectError)
     refused = any(isinstance(link, connecting) for link in chain)
     if not refused and any(isinstance(link, httpx2.ConnectTimeout) for link in chain[-1:]):
         return timed_out("connect", endpoint.connect_timeout, endpoint)
-    reason = quote(str(cause) or type(cause).__name__, endpoint.keys)
+    # aiohttp's message for this one may be all that was read of the head.
+    gone = isinstance(cause, aiohttp.ServerDisconnectedError)
+    reason = "the server disconnected" if gone else quote(str(cause) or type(cause).__name__, endpoint.keys)
     if refused:
         return LLMConnectionError(
             f"Cannot connect to {endpoint.name}: {reason}."

@@ -156,6 +156,12 @@ def magic_item() -> MagicMock:
     return mock
 
 
+def specced_stream() -> MagicMock:
+    mock = MagicMock(spec=openai.AsyncStream)
+    mock.__aiter__.return_value = [chunk("Hel"), chunk("lo")]
+    return mock
+
+
 def sdk_chunks() -> AsyncIterator[Any]:
     async def chunks() -> AsyncIterator[ChatCompletionChunk]:
         for body in (piece("Hel"), piece("lo"), piece(finish="stop")):
@@ -181,7 +187,7 @@ def plain_message() -> SimpleNamespace:
     return SimpleNamespace(choices=[SimpleNamespace(message=SimpleNamespace(content="Hello"))])
 
 
-STREAMS = [lambda: agen("Hel", "lo"), Custom, magic_stream, magic_chunks, sdk_chunks]
+STREAMS = [lambda: agen("Hel", "lo"), Custom, magic_stream, magic_chunks, specced_stream, sdk_chunks]
 WHOLES = [magic_message, magic_item, sdk_completion, plain_message]
 
 
