@@ -26,6 +26,7 @@ from relay import Relay
 from serving.errors import ServingError
 from serving.settings import ServeSettings
 from startup import Boot
+from unfit import report_unfit
 from worker_settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def main() -> int:
         return serve_queue(worker, serve, begin)
     except ServingError as error:
         print(f"error: {error}", file=sys.stderr)
+        report_unfit(str(error))
         return error.exit_status
 
 

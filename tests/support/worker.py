@@ -8,18 +8,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import psutil
 
-from emulated_jobs import Job
-from emulated_rules import Rules
 from emulator import Emulator
 from tests.support.fake_vllm import install
 from tests.support.serving import clean_environment, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from emulated_jobs import Job
+    from emulated_rules import Rules
 
 ROOT = Path(__file__).parents[2]
 HANDLER = ROOT / "runpod" / "handler.py"
@@ -150,5 +153,3 @@ def is_gone(process: psutil.Process) -> bool:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
-
-

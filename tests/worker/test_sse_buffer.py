@@ -1,5 +1,7 @@
 """Whatever the cuts in the bytes, whole events come out, and all of the text."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ data = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="
 
 def feed_in_pieces(buffer, raw, cuts):
     borders = sorted({0, len(raw), *(cut % (len(raw) + 1) for cut in cuts)})
-    return [text for start, end in zip(borders, borders[1:], strict=False) for text in buffer.feed(raw[start:end])]
+    return [text for start, end in itertools.pairwise(borders) for text in buffer.feed(raw[start:end])]
 
 
 @given(st.lists(data, min_size=1), st.lists(st.integers(min_value=0)), st.sampled_from(["\n\n", "\r\n\r\n"]))

@@ -1,0 +1,167 @@
+"""How a worker ends: on SIGTERM, on vLLM's death, on its own; and what is left then."""
+
+import asyncio
+import json
+import signal
+
+import psutil
+import pytest
+
+from emulated_rules import Rules
+from emulator import Emulator
+from tests.support.worker import chat, eventually, is_gone, platform_and_worker, run_job, running_worker
+
+
+async def start_stream(platform, **script):
+    """Submit a stream and wait for its first chunk."""
+    job = await platform.book.submit(chat(**({"tokens": ["x"] * 40, "interval": 0.05} | script)), call="run")
+    while not job.chunks:
+        await job.change()
+    return job
+
+
+def code_of(job):
+    """Return the code of a failed job's error."""
+    assert job.status == "FAILED", job.view()
+    return json.loads(job.error)["error"]["code"]
+
+
+async def test_sigterm_lets_jobs_finish_takes_no_other_and_leaves_nothing(tmp_path):
+    async with platform_and_worker(tmp_path, WORKER_DRAIN_TIMEOUT="20") as (platform, worker):
+        family = worker.family()
+        assert len(family) >= 4  # the worker, the SDK's ping process, the warden, vLLM
+        job = await start_stream(platform)
+        worker.terminate()
+        await asyncio.sleep(0.2)
+        late = await platform.book.submit(chat(), call="run")
+        assert await worker.exit_status() == 0
+        assert job.status == "COMPLETED"
+        assert "".join(job.chunks).endswith("data: [DONE]\n\n")
+        # The poll that was open may have delivered it: then it was refused, and is not lost.
+        assert late.status == "IN_QUEUE" or code_of(late) == 503
+        await eventually(lambda: all(map(is_gone, family)))
+
+
+async def test_an_idle_worker_ends_at_once_though_its_polls_are_open(tmp_path):
+    async with platform_and_worker(tmp_path, Rules(hold=60)) as (_, worker):
+        worker.terminate()
+        assert await worker.exit_status(within=5) == 0
+
+
+async def test_a_job_that_outlasts_the_drain_fails_as_one_to_send_again(tmp_path):
+    async with platform_and_worker(tmp_path, WORKER_DRAIN_TIMEOUT="1") as (platform, worker):
+        stream = await start_stream(platform, tokens=["x"] * 2000)
+        whole = await platform.book.submit(chat(stream=False, delay=60), call="run")
+        await eventually(lambda: whole.status == "IN_PROGRESS")
+        await asyncio.sleep(0.3)
+        worker.terminate()
+        assert await worker.exit_status(within=10) == 0
+        assert code_of(stream) == code_of(whole) == 503
+        assert '"code": 503' in stream.chunks[-1]
+
+
+async def test_a_second_sigterm_ends_it_now(tmp_path):
+    async with platform_and_worker(tmp_path) as (platform, worker):
+        family = worker.family()
+        await start_stream(platform, tokens=["x"] * 2000)
+        worker.terminate()
+        await asyncio.sleep(0.3)
+        worker.terminate()
+        await worker.exit_status(within=5)
+        await eventually(lambda: all(map(is_gone, family)))
+
+
+async def test_vllms_death_fails_the_jobs_in_flight_and_ends_the_worker(tmp_path):
+    async with platform_and_worker(tmp_path) as (platform, worker):
+        family = worker.family()
+        stream = await start_stream(platform, tokens=["x"] * 2000)
+        whole = await platform.book.submit(chat(stream=False, delay=60), call="run")
+        await eventually(lambda: whole.status == "IN_PROGRESS")
+        await asyncio.sleep(0.3)
+        worker.vllm().kill()
+        assert await stream.finish(3)
+        assert await whole.finish(3)
+        late = await platform.book.submit(chat(), call="run")
+        assert code_of(stream) == code_of(whole) == 503
+        assert "vLLM has died" in stream.error
+        assert "vLLM has died" in stream.chunks[-1]
+        assert await worker.exit_status(within=5) == 1
+        assert late.status == "IN_QUEUE" or code_of(late) == 503
+        await eventually(lambda: all(map(is_gone, family)))
+
+
+async def test_a_vllm_that_ends_by_itself_in_a_stream_counts_as_dead(tmp_path):
+    async with platform_and_worker(tmp_path) as (platform, worker):
+        job = await run_job(platform, chat(crash_after=3, interval=0.05))
+        assert code_of(job) == 503
+        assert await worker.exit_status(within=5) == 1
+
+
+async def test_kill_9_takes_vllm_and_the_ping_process_along(tmp_path):
+    async with platform_and_worker(tmp_path) as (_, worker):
+        family = worker.family()
+        worker.process.kill()
+        await eventually(lambda: all(map(is_gone, family)), within=5)
+
+
+async def test_sigterm_while_vllm_loads_leaves_nothing(tmp_path):
+    async with Emulator() as platform, running_worker(platform, tmp_path, ready=False, FAKE_VLLM_LOAD="60") as worker:
+        await eventually(lambda: any("serve" in p.cmdline() for p in worker.family()))
+        await asyncio.sleep(2.5)  # past the imports
+        family = worker.family()
+        worker.terminate()
+        assert await worker.exit_status(within=10) == 0
+        await eventually(lambda: all(map(is_gone, family)))
+
+
+async def test_a_vllm_that_does_not_start_is_one_sentence_and_a_failure(tmp_path):
+    failing = {"FAKE_VLLM_FAIL": "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB."}
+    async with Emulator() as platform, running_worker(platform, tmp_path, ready=False, **failing) as worker:
+        assert await worker.exit_status() == 1
+        assert worker.log.splitlines()[-1].startswith("error: ")
+        assert "Traceback" not in worker.log
+        await eventually(lambda: [ping for ping in platform.workers.pings if ping.get("status") == "unhealthy"])
+        assert platform.workers.pings[-1]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("WORKER_FLUSH_MS", "fast"), ("WORKER_MAX_CONCURRENCY", "0"), ("WORKER_MODE", "batch"), ("SERVE_DTYPE", "int3")],
+)
+async def test_a_bad_setting_is_one_sentence_and_status_2(tmp_path, name, value):
+    async with Emulator() as platform, running_worker(platform, tmp_path, ready=False, **{name: value}) as worker:
+        assert await worker.exit_status() == 2
+        (line,) = worker.log.splitlines()
+        assert f"{name}='{value}' is not allowed: it must be" in line
+
+
+async def test_without_a_platform_it_says_how_to_try_it(tmp_path):
+    async with Emulator() as platform:
+        platform.worker_env = dict
+        async with running_worker(platform, tmp_path, ready=False) as worker:
+            assert await worker.exit_status() == 2
+            (line,) = worker.log.splitlines()
+            assert "make runpod-local" in line
+
+
+async def test_pings_go_on_and_name_the_jobs_in_flight(tmp_path):
+    async with platform_and_worker(tmp_path, RUNPOD_PING_INTERVAL="1000") as (platform, _):
+        job = await platform.book.submit(chat(tokens=["x"] * 60, interval=0.1), call="run")
+        await eventually(lambda: any(job.id == ping.get("job_id") for ping in platform.workers.pings))
+
+
+@pytest.mark.parametrize(("setting", "taken"), [({}, 30), ({"WORKER_MAX_CONCURRENCY": "3"}, 3)])
+async def test_so_many_jobs_are_taken_and_no_more(tmp_path, setting, taken):
+    async with platform_and_worker(tmp_path, **setting) as (platform, _):
+        jobs = [await platform.book.submit(chat(delay=2), call="run") for _ in range(40)]
+        await asyncio.sleep(1.5)
+        assert sum(job.status == "IN_PROGRESS" for job in jobs) == taken
+
+
+async def test_the_main_process_stays_small(tmp_path):
+    async with platform_and_worker(tmp_path) as (platform, worker):
+        await asyncio.gather(*(run_job(platform, chat(stream=bool(i % 2))) for i in range(60)))
+        assert psutil.Process(worker.process.pid).memory_info().rss < 130e6
+        assert worker.process.poll() is None
+        worker.process.send_signal(signal.SIGINT)
+        assert await worker.exit_status(within=10) == 0
