@@ -20,7 +20,7 @@ _PHASES = (
     ("loading weights", re.compile(r"Starting to load model")),
     (
         "compiling",
-        re.compile(r"Loading weights took|Model loading took|Dynamo bytecode|torch\.compile|Capturing|Warming up"),
+        re.compile(r"Loading weights took|Model loading took|Dynamo bytecode transform|Capturing CUDA graphs"),
     ),
 )
 _LEVEL = re.compile(r"^(?:\([^)]*\)\s+)?(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b")
