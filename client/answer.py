@@ -60,6 +60,7 @@ class Answer:
         self.usage: Usage | None = None
         self.id: str | None = None
         self._first = True
+        self._half = ""
         self.pieces = 0
         self.progressed = False
         self.done = False
@@ -174,7 +175,19 @@ class Answer:
         _check(body, text)
         if not isinstance(body, dict):
             raise NotAnAnswer("a chunk of another shape", text)
-        self.add_chunk(lenient_chunk(body))
+        chunk = lenient_chunk(body)
+        self._join_halves(chunk)
+        self.add_chunk(chunk)
+
+    def _join_halves(self, chunk: Chunk) -> None:
+        """Join a character that a server cut between two chunks, half an escape (`\\ud83d`, `\\ude00`) in each."""
+        delta = chunk.choices[0].delta if chunk.choices else None
+        if delta is None or not delta.content:
+            return
+        text = self._half + delta.content
+        self._half = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
+        text = text.removesuffix(self._half) if self._half else text
+        delta.content = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
     def _look_closer(self, data: bytes, chunk: Chunk) -> None:
         self._first = False

@@ -20,9 +20,9 @@ def may_send_again(error: LLMError) -> bool:
         return False
     if isinstance(error, LLMTimeoutError):
         return error.phase == "connect"
-    if isinstance(error, RateLimitedError):
-        return (error.retry_after or 0) <= _LONGEST_RETRY_AFTER_S
-    return isinstance(error, LLMConnectionError) or (isinstance(error, ServerError) and error.status is not None)
+    if isinstance(error, (RateLimitedError, ServerError)):
+        return error.status is not None and (error.retry_after or 0) <= _LONGEST_RETRY_AFTER_S
+    return isinstance(error, LLMConnectionError)
 
 
 def may_fall_back(error: LLMError) -> bool:

@@ -88,3 +88,5 @@ class EventDecoder:
             self._data.append(value)
         elif field == b"event":
             self._name = value
+        elif line.startswith(b"{"):
+            events.append(line)  # RunPod's gateway puts a worker's error between the events as bare JSON

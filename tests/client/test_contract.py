@@ -230,7 +230,7 @@ async def test_mocked_completions(answer: Callable[[], Any], how: str) -> None:
 async def test_a_whole_client_may_be_mocked() -> None:
     client = LLMClient(model="m")
     client.client = MagicMock()
-    client.client.chat.completions.create = AsyncMock(return_value=plain_message())  # type: ignore[method-assign]
+    client.client.chat.completions.create = AsyncMock(return_value=plain_message())
     assert await client.generate(HELLO) == "Hello"
 
 
@@ -284,7 +284,7 @@ def test_one_client_serves_several_runs() -> None:
             if client is None:
                 client = LLMClient(base_url=server.base_url, model="m", max_retries=0)
             else:  # the same client, another server: only the address is swapped
-                client.client.base_url = server.base_url  # type: ignore[assignment]
+                client.client.base_url = server.base_url
             return await client.generate(HELLO)
 
     assert asyncio.run(ask()) == "Hello"

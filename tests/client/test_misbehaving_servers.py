@@ -140,6 +140,14 @@ async def test_event_named_error(server: FakeOpenAI, make: Make) -> None:
     assert (type(error), error.status, error.partial, text) == (ServerError, 503, "a", "a")
 
 
+@pytest.mark.parametrize("end", [b"", b"\n"])
+async def test_bare_json_between_events(server: FakeOpenAI, make: Make, end: bytes) -> None:
+    """What the end of a RunPod job looks like whose handler failed in the middle."""
+    server.script(stream_bytes(data(piece("Hel")) + json.dumps({"error": WITH_MESSAGE}).encode() + end))
+    error, text = await failure_of(make())
+    assert (type(error), error.status, error.partial, text) == (ServerError, 500, "Hel", "Hel")
+
+
 @pytest.mark.parametrize(
     ("respond", "status"),
     [

@@ -19,7 +19,7 @@ def application() -> str:
     """Return the text of the README's FastAPI application."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     [found] = [block for block in blocks if "FastAPI(" in block]
-    return found
+    return str(found)
 
 
 async def test_the_application_streams_and_a_disconnect_ends_the_upstream_request(

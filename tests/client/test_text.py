@@ -127,3 +127,11 @@ def test_bytes_that_are_not_utf8_cost_only_themselves() -> None:
 def test_content_parts() -> None:
     body = {"choices": [{"delta": {"content": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]}}]}
     assert texts_of([b"data: " + json.dumps(body).encode() + b"\n\ndata: [DONE]\n\n"]) == ["Hello"]
+
+
+def test_a_character_cut_between_two_chunks() -> None:
+    halves = [
+        b'data: {"choices":[{"delta":{"content":"a\\ud83d"}}]}',
+        b'data: {"choices":[{"delta":{"content":"\\ude00b"}}]}',
+    ]
+    assert texts_of([b"\n\n".join([*halves, b"data: [DONE]", b""])]) == ["a", "\U0001f600b"]
