@@ -99,6 +99,7 @@ _OPTION = re.compile(r"\bfree\s*=\s*(\S+(?:\s*[GM]i?B)?)", re.IGNORECASE)
 _CAPABILITY = re.compile(r"\b(?:sm|cc|compute)[\s_]*(\d{1,2}\.\d|\d{2,3})[a-z]?\b", re.IGNORECASE)
 _SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)\s*([GM]i?B)(?!\w)", re.IGNORECASE)
 _MIG = re.compile(r"\bMIG\b\s*\d+(?:c\.\d+)?g\.(\d+)gb(?:\+\S+)?", re.IGNORECASE)
+_NAME = re.compile(r"(?:[A-Za-z][\w .+()/-]*)?")
 _UNITS = {"gib": GIB, "gb": 10**9, "mib": 1024**2, "mb": 10**6}
 
 
@@ -135,7 +136,8 @@ def _read_gpu(text: str, item: str) -> Gpu:
         if capability not in (None, known.capability):
             major, minor = known.capability
             raise ValueError(f"{item!r} gives a {known.name} another compute capability than its own, {major}.{minor}")
-        return _gpu(known.name if known.name != rest else rest, known.gib * GIB, known.capability)
+        # A name in the driver's own words stays as it is: cards that are planned alike have several.
+        return _gpu(rest if rest.startswith(("NVIDIA ", "Tesla ")) else known.name, known.gib * GIB, known.capability)
     if match := _MIG.search(rest):
         card = find(rest[: match.start()])
         if card:
@@ -149,17 +151,17 @@ def _read_gpu(text: str, item: str) -> Gpu:
     if said := AMBIGUOUS.get(normalise(rest)):
         raise ValueError(f"{item!r} may mean more than one GPU: say {said}")
     sizes = list(_SIZE.finditer(rest))
-    if not sizes:
+    # The name may hold a size too, as in "H100 80GB 79.2GiB": the last one counts.
+    name = " ".join((rest[: sizes[-1].start()] + rest[sizes[-1].end() :]).split()) if sizes else rest
+    if not sizes or not _NAME.fullmatch(name):
         near = _near(rest)
         hint = f"did you mean {near}? " if near else ""
         raise ValueError(
             f"{item!r} is no GPU that is known here; {hint}It may be a name like 'L40S', or a memory and a compute "
             "capability like '79.2GiB sm90', each with a count ('2x') and 'free=40GiB' where needed"
         )
-    size = sizes[-1]  # the name may hold one too: "H100 80GB 79.2GiB"
-    total = _size(size[0])
-    name = " ".join((rest[: size.start()] + rest[size.end() :]).split())
-    if not name and total < GIB:
+    total = _size(sizes[-1][0])
+    if total < GIB:
         raise ValueError(f"{item!r} has less memory than any GPU")
     if total > 1024 * GIB:
         raise ValueError(f"{item!r} has more memory than any GPU")
