@@ -154,12 +154,12 @@ class JobBook:
             job.chunks.clear()
             job.chunk_times.clear()
             job.read = 0
-            self.counts["retried"] += 1
             await self._enqueue(job, first=True)
 
     async def retry(self, job: Job) -> None:
         """Queue a failed job again under its own id."""
         job.retries += 1
+        self.counts["retried"] += 1
         job.output = job.error = job.ended = None
         await self.give_back([job])
 
@@ -195,7 +195,9 @@ class JobBook:
         lost = {worker for worker, seen in self.last_ping.items() if now - seen > lost_after}
         for worker in lost:
             del self.last_ping[worker]
-            await self.give_back([j for j in self.jobs.values() if j.worker == worker and j.status == IN_PROGRESS])
+            orphans = [job for job in self.jobs.values() if job.worker == worker and job.status == IN_PROGRESS]
+            self.counts["retried"] += len(orphans)
+            await self.give_back(orphans)
         for job in list(self.jobs.values()):
             if job.status == IN_PROGRESS and job.started is not None and now - job.started > job.execution_timeout:
                 await self.stop(job, TIMED_OUT)

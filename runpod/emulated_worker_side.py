@@ -55,9 +55,7 @@ class WorkerSide:
             self._vanished.add(worker)
             self.rules.vanish_after_chunks = None  # one worker, once
         if worker in self._vanished:
-            assert request.transport is not None
-            request.transport.abort()
-            raise asyncio.CancelledError
+            await asyncio.Event().wait()  # as behind a cut cable: no answer, ever
         await self.rules.delay(call)
         if self.rules.refuses(call):
             raise web.HTTPTooManyRequests
@@ -79,7 +77,7 @@ class WorkerSide:
             await asyncio.sleep(min(cold, self.rules.hold))
             return []
         jobs = await self.book.take(worker, count, self.rules.hold)
-        if request.transport is None or request.transport.is_closing():
+        if worker in self._vanished or request.transport is None or request.transport.is_closing():
             await self.book.give_back(jobs)
             return []
         return jobs

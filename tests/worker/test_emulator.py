@@ -1,0 +1,149 @@
+"""The emulated platform, seen by its callers and by a plain SDK worker."""
+
+import asyncio
+import io
+import json
+
+import aiohttp
+import pytest
+
+from emulated_rules import Rules
+from emulator import Emulator
+from tests.support.worker import chat, eventually, platform_and_worker, running_worker
+
+
+class Caller:
+    """Call an emulated endpoint."""
+
+    def __init__(self, platform, key=None):
+        self.base = platform.base_url
+        self.session = aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"} if key else {})
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        await self.session.close()
+
+    async def call(self, method, path, **arguments):
+        async with self.session.request(method, self.base + path, **arguments) as response:
+            text = await response.text()
+            return response.status, json.loads(text) if response.content_type == "application/json" else text
+
+
+async def test_a_job_goes_through_its_states(tmp_path):
+    async with platform_and_worker(tmp_path) as (platform, _), Caller(platform) as caller:
+        status, job = await caller.call("POST", "/run", json={"input": chat(tokens=["a", "b"], interval=0.5)})
+        assert (status, job["status"]) == (200, "IN_QUEUE")
+        seen, chunks = set(), []
+        while "COMPLETED" not in seen:
+            _, answer = await caller.call("GET", f"/stream/{job['id']}")
+            seen.add(answer["status"])
+            chunks += [chunk["output"] for chunk in answer["stream"]]
+            await asyncio.sleep(0.05)
+        _, rest = await caller.call("GET", f"/stream/{job['id']}")
+        chunks += [chunk["output"] for chunk in rest["stream"]]
+        assert seen >= {"IN_PROGRESS", "COMPLETED"}
+        assert "".join(chunks).endswith("data: [DONE]\n\n")
+        _, final = await caller.call("GET", f"/status/{job['id']}")
+        assert final["status"] == "COMPLETED"
+        assert final["executionTime"] >= 900
+        assert final["workerId"] == "worker-1"
+
+
+async def test_runsync_gives_up_waiting_and_not_the_job(tmp_path):
+    async with platform_and_worker(tmp_path) as (platform, _), Caller(platform) as caller:
+        status, job = await caller.call("POST", "/runsync?wait=1000", json={"input": chat(stream=False, delay=2)})
+        assert (status, job["status"]) == (200, "IN_PROGRESS")
+        assert job["id"].startswith("sync-")
+        assert await platform.book.find(job["id"]).finish(5)
+
+
+async def test_queued_jobs_can_be_cancelled_and_purged():
+    async with Emulator() as platform, Caller(platform) as caller:
+        jobs = [(await caller.call("POST", "/run", json={"input": {}}))[1]["id"] for _ in range(3)]
+        assert (await caller.call("POST", f"/cancel/{jobs[0]}"))[1]["status"] == "CANCELLED"
+        assert (await caller.call("GET", "/health"))[1]["jobs"]["inQueue"] == 2
+        assert await caller.call("POST", "/purge-queue") == (200, {"removed": 2, "status": "completed"})
+        assert (await caller.call("GET", f"/status/{jobs[1]}"))[1]["status"] == "CANCELLED"
+
+
+async def test_a_failed_job_can_be_retried(tmp_path):
+    async with platform_and_worker(tmp_path) as (platform, _), Caller(platform) as caller:
+        _, job = await caller.call("POST", "/runsync", json={"input": {}})
+        assert job["status"] == "FAILED"
+        assert await caller.call("POST", f"/retry/{job['id']}") == (200, {"id": job["id"], "status": "IN_QUEUE"})
+        assert await platform.book.find(job["id"]).finish(5)
+        assert platform.book.find(job["id"]).retries == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("POST", "/run", b"no json", 400),
+        ("POST", "/run", b'{"no": "input"}', 400),
+        ("POST", "/run", b"[]", 400),
+        ("POST", "/run", b'{"input": "' + b"x" * 11_000_000 + b'"}', 400),
+        ("GET", "/status/unknown", None, 404),
+        ("POST", "/cancel/unknown", None, 404),
+        ("GET", "/elsewhere", None, 404),
+    ],
+)
+async def test_a_call_that_makes_no_sense_is_refused(method, path, body, status):
+    async with Emulator() as platform, Caller(platform) as caller:
+        assert (await caller.call(method, path, data=body and io.BytesIO(body)))[0] == status
+
+
+async def test_a_key_is_asked_for_in_either_form():
+    async with Emulator(key="rp-key") as platform:
+        for key, status in ((None, 401), ("wrong", 401), ("rp-key", 200)):
+            async with Caller(platform, key) as caller:
+                assert (await caller.call("GET", "/health"))[0] == status
+
+
+async def test_the_platforms_rates_hold():
+    async with Emulator() as platform, Caller(platform) as caller:
+        statuses = [(await caller.call("POST", "/purge-queue"))[0] for _ in range(3)]
+        assert statuses == [200, 200, 429]
+
+
+async def test_429_can_be_asked_for():
+    async with Emulator(Rules(too_many={"caller": 2})) as platform, Caller(platform) as caller:
+        assert [(await caller.call("GET", "/health"))[0] for _ in range(4)] == [200, 429, 200, 429]
+
+
+async def test_a_job_that_runs_too_long_is_stopped_at_the_worker(tmp_path):
+    async with platform_and_worker(tmp_path) as (platform, worker), Caller(platform) as caller:
+        policy = {"executionTimeout": 500}
+        _, job = await caller.call("POST", "/run", json={"input": chat(delay=30), "policy": policy})
+        await eventually(lambda: platform.book.find(job["id"]).status == "TIMED_OUT")
+
+        async def aborted():
+            return (await worker.report())["aborted"] == 1
+
+        await eventually(aborted, within=2)
+
+
+async def test_the_jobs_of_a_vanished_worker_go_to_another(tmp_path):
+    rules = Rules(vanish_after_chunks=3, lost_after=3)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    async with platform_and_worker(tmp_path / "one", rules) as (platform, first):
+        job = await platform.book.submit(chat(tokens=["x"] * 20, interval=0.05), call="run")
+        await eventually(lambda: job.status == "IN_QUEUE" and platform.book.counts["retried"] == 1, within=15)
+        first.close()
+        platform.workers.taking.clear()
+        first_env = platform.worker_env
+        platform.worker_env = lambda: first_env("worker-2")
+        async with running_worker(platform, tmp_path / "two"):
+            assert await job.finish(20)
+        assert (job.status, job.worker) == ("COMPLETED", "worker-2")
+        assert "".join(job.chunks).count('"content": "x"') == 20
+
+
+async def test_a_cold_start_keeps_jobs_waiting(tmp_path):
+    async with platform_and_worker(tmp_path, Rules(cold_start=6)) as (platform, _):
+        job = await platform.book.submit(chat(), call="run")
+        assert not await job.finish(1)
+        assert await job.finish(20)
+        assert job.view()["delayTime"] > 900
