@@ -26,6 +26,11 @@ _ERROR_BODY_TIMEOUT = 5.0  # seconds
 _LISTING_TIMEOUT = 5.0  # seconds
 
 
+# The open pools, each with the generator that closes it. asyncio.run() finishes the generators that its loop has begun:
+# that closes the pool of a client nobody closed. Held here, since a client may be gone before its loop is.
+_open_pools: dict[httpx2.AsyncClient, AsyncGenerator[None, None]] = {}
+
+
 class Endpoint:
     """Hold one endpoint.
 
@@ -34,6 +39,8 @@ class Endpoint:
     """
 
     def __init__(self, settings: ClientSettings, *, fallback: bool = False) -> None:
+        self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.fallback = fallback
         self.base_url = (settings.fallback_base_url or "") if fallback else settings.base_url
         key = (settings.fallback_api_key if fallback else settings.api_key).get_secret_value()
@@ -54,9 +61,6 @@ class Endpoint:
             timeout=self._http.timeout,
             http_client=self._http,
         )
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._keeper: AsyncGenerator[None, None] | None = None
-        self._closed = False
 
     @property
     def is_runpod(self) -> bool:
@@ -91,18 +95,19 @@ class Endpoint:
                 raise ConfigurationError("This LLMClient is in use in another event loop: make one for each loop.")
             self._http = self._openai._client = self._new_pool()
         self._loop = loop
-        # asyncio.run() finishes the generators that its loop has begun: that closes the pool of a client nobody closed.
-        self._keeper = _keep(self._http)
-        await anext(self._keeper)
+        keeper = _open_pools[self._http] = _keep(self._http)
+        await anext(keeper)
 
     async def aclose(self) -> None:
         """Close the connections; nothing can be sent afterwards."""
         self._closed = True
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None and self._loop is asyncio.get_running_loop():
-            await keeper.aclose()
-        else:
-            await self._http.aclose()
+        await _close(self._http)
+
+    def __del__(self) -> None:
+        """Close the connections of a client that was dropped while its loop goes on."""
+        loop = self._loop
+        if not self._closed and loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(_close_later, loop, self._http)
 
     async def get(self, url: str, timeout: float | None) -> httpx2.Response:
         """GET `url` with the key. Raises TimeoutError after `timeout` seconds (None: never), or httpx2's errors."""
@@ -127,6 +132,8 @@ class Endpoint:
             # 0 is aiohttp's word for no limit.
             limits = httpx2.Limits(max_connections=0, keepalive_expiry=_KEEPALIVE_S)
             return openai.DefaultAioHttpClient(limits=limits, **kwargs)
+        except ValueError as error:
+            raise ConfigurationError(f"HTTP_PROXY, HTTPS_PROXY or ALL_PROXY makes no sense: {error}.") from error
         except RuntimeError:  # aiohttp is not installed
             limits = httpx2.Limits(max_connections=None, keepalive_expiry=_KEEPALIVE_S)
             return openai.DefaultAsyncHttpx2Client(limits=limits, **kwargs)
@@ -150,7 +157,18 @@ async def _keep(pool: httpx2.AsyncClient) -> AsyncGenerator[None, None]:
     try:
         yield
     finally:
+        _open_pools.pop(pool, None)
         await pool.aclose()
+
+
+async def _close(pool: httpx2.AsyncClient) -> None:
+    keeper = _open_pools.get(pool)
+    await (pool.aclose() if keeper is None else keeper.aclose())
+
+
+def _close_later(loop: asyncio.AbstractEventLoop, pool: httpx2.AsyncClient) -> None:
+    task = loop.create_task(_close(pool))
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())  # holds the task, and hears it out
 
 
 async def _bound_error_body(response: httpx2.Response) -> None:

@@ -196,14 +196,25 @@ def _from_transport(error: Exception, endpoint: Endpoint) -> LLMError:
         return timed_out("connect", endpoint.connect_timeout, endpoint)
     # aiohttp's message for this one may be all that was read of the head.
     gone = isinstance(cause, aiohttp.ServerDisconnectedError)
-    reason = "the server disconnected" if gone else quote(str(cause) or type(cause).__name__, endpoint.keys)
+    reason = "the server disconnected" if gone else quote(_words(cause), endpoint.keys)
     if refused:
-        return LLMConnectionError(
-            f"Cannot connect to {endpoint.name}: {reason}."
-            f" Is the server up, and is {endpoint.variable('BASE_URL')} right?"
+        proxied = any(
+            isinstance(link, (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError)) for link in chain
         )
+        hint = (
+            "Is the proxy of HTTP_PROXY, HTTPS_PROXY or ALL_PROXY right?"
+            if proxied
+            else f"Is the server up, and is {endpoint.variable('BASE_URL')} right?"
+        )
+        return LLMConnectionError(f"Cannot connect to {endpoint.name}: {reason}. {hint}")
     lost = LLMConnectionError(
         f"{endpoint.name} dropped the connection before it answered: {reason}.", retryable=not endpoint.is_runpod
     )
     lost.connected = True
     return lost
+
+
+def _words(error: BaseException) -> str:
+    """Return what `error` says, without the number that an OSError and its like begin with."""
+    said = error.args[1] if len(error.args) == 2 and isinstance(error.args[1], str) else str(error)
+    return said or type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import os
 import subprocess
@@ -307,16 +308,19 @@ def test_a_client_in_two_living_loops_says_so() -> None:
         first.close()
 
 
-def test_an_unclosed_client_leaves_quietly() -> None:
-    code = """
-import asyncio, sys
+@pytest.mark.parametrize(
+    "end", ["keep.append(client)", "del client", "pass", "await asyncio.sleep(0.05)", "raise SystemExit"]
+)
+def test_an_unclosed_client_leaves_quietly(end: str) -> None:
+    code = f"""
+import asyncio
 from client import LLMClient
 from tests.support.fake_openai import FakeOpenAI
 async def main():
     async with FakeOpenAI() as server:
         client = LLMClient(base_url=server.base_url, model="m")
-        print(await client.generate([{"role": "user", "content": "hi"}]))
-        keep.append(client)
+        print(await client.generate([{{"role": "user", "content": "hi"}}]))
+        {end}
 keep = []
 asyncio.run(main())
 """
@@ -327,6 +331,17 @@ asyncio.run(main())
     assert (found.returncode, found.stdout) == (0, "Hello\n")
     noise = [line for line in found.stderr.splitlines() if "took" not in line]
     assert noise == []
+
+
+async def test_a_dropped_client_closes_its_connections(server: FakeOpenAI) -> None:
+    for _ in range(3):
+        client = LLMClient(base_url=server.base_url, model="m")
+        assert await client.generate(HELLO) == "Hello"
+    del client
+    async with asyncio.timeout(5):
+        while server.connections:
+            gc.collect()
+            await asyncio.sleep(0.01)
 
 
 async def test_a_closed_client_says_so(make: Make) -> None:
