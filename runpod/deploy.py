@@ -13,7 +13,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import deploy_settings
-from deploy_command import COMMANDS, Session
+from deploy_command import COMMANDS
+from deploy_session import Session
 from masking import Redactor, secret_values
 from screen import Screen
 from serving.errors import ServingError
@@ -61,9 +62,13 @@ def main(argv: list[str] | None = None) -> int:
         _say_where_it_stands(session, redact)
         return error.exit_status
     except KeyboardInterrupt:
-        sys.stderr.write("\ndeploy: stopped.\n")
-        _say_where_it_stands(session, redact)
+        if options.command in ("up", "rollback", "down"):
+            sys.stderr.write("\ndeploy: stopped. " + ("" if session and session.standing else "Nothing was changed.\n"))
+            _say_where_it_stands(session, redact)
         return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has gone
+        return 1
 
 
 def _say_where_it_stands(session: Session | None, redact: Redactor) -> None:

@@ -1,18 +1,17 @@
-"""The six commands: what each reads, shows, asks and does, in that order."""
+"""The six commands: each reads, shows, asks and does, in that order."""
 
 from __future__ import annotations
 
 import time
 from contextlib import nullcontext
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import endpoint_releases
 import endpoint_spec
 import endpoint_status
-import gpu_pools
 import rollout
-from cached_model import CachedModel, reference
-from deploy_errors import DeployError, Unreachable
+from deploy_errors import ApiError, DeployError
 from deploy_report import (
     VOLUME_USD_PER_GB_MONTH,
     bound,
@@ -20,24 +19,19 @@ from deploy_report import (
     offer_json,
     show_bound,
     show_changes,
-    show_offers,
     show_status,
     usd,
 )
-from endpoint_spec import Change
 from masking import secret_values
-from runpod_api import RunpodApi
 from serving.errors import ConfigurationError
-from serving.model import resolve
-from serving.plan import Wishes
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
 
-    from deploy_settings import Wanted
+    from deploy_session import Session
     from gpu_pools import Offer
-    from screen import Screen
+    from runpod_api import RunpodApi
 
 Json = dict[str, Any]
 
@@ -45,113 +39,40 @@ WATCH_S = 5.0
 GONE_WITHIN_S = 30.0
 
 
-class Session:
-    """Hold what a command works with. `standing` says, at any moment, what an interruption would leave behind."""
-
-    def __init__(self, wanted: Wanted, screen: Screen) -> None:
-        self.wanted = wanted
-        self.deploy = wanted.deploy
-        self.screen = screen
-        self.standing = ""
-
-    @property
-    def key(self) -> str:
-        """Return the API key. Raises ConfigurationError if there is none."""
-        if self.deploy.api_key is None:
-            raise ConfigurationError(
-                "RUNPOD_API_KEY is not set: make a key in RunPod's console (Settings, API Keys) and put it into .env."
-            )
-        return self.deploy.api_key.get_secret_value()
-
-    def api(self) -> RunpodApi:
-        """Open the API."""
-        return RunpodApi(self.deploy.api_url, self.key, self.screen.redact)
-
-    def find(self, api: RunpodApi) -> Json | None:
-        """Return the endpoint of our name, if there is one; its secrets are kept off the screen from here on."""
-        live = api.find_endpoint(self.deploy.name)
-        if live is not None:
-            self.screen.redact.learn(secret_values(live.get("env") or {}))
-        return live
-
-    def must_find(self, api: RunpodApi) -> Json:
-        """Return the endpoint of our name. Raises DeployError if there is none."""
-        live = self.find(api)
-        if live is None:
-            raise DeployError(f"There is no endpoint called {self.deploy.name!r}: `make deploy` creates it.")
-        return live
-
-    def offered(self, pools: Sequence[gpu_pools.Pool]) -> list[Offer]:
-        """Plan the wished model on each pool, cheapest first."""
-        model = resolve(self.wanted.model)
-        return gpu_pools.offers(pools, model, Wishes.from_settings(self.wanted.serve), self.deploy.gpu_count)
-
-    def choose(self, offered: Sequence[Offer], live: Json | None) -> tuple[Offer, ...]:
-        """Choose the pools to deploy on."""
-        named = None if self.deploy.gpu_pools == "auto" else self.deploy.gpu_pools
-        on = ((live or {}).get("gpu") or {}).get("pools") or ()
-        return gpu_pools.choose(offered, named, on)
-
-    def show_offers(self, offered: Sequence[Offer], chosen: Sequence[Offer], prices: str) -> None:
-        """Show the table of pools."""
-        show_offers(self.screen, offered, chosen, prices=prices, cached=self.deploy.cached_model)
-
-    def changes(self, wish: Json, live: Json | None, offers: Sequence[Offer]) -> list[Change]:
-        """Return what `up` would change, the cached model included."""
-        changes = endpoint_spec.compare(wish, live)
-        if self.deploy.cached_model:
-            model = reference(str(offers[0].plan.checkpoint))
-            stored = [] if live is None else self.cache().current(live["id"])
-            if stored != [model]:
-                changes.append(Change("cached model", ", ".join(stored), model))
-        return changes
-
-    def cache(self) -> CachedModel:
-        """Return the access to the cached model."""
-        return CachedModel(self.deploy.graphql_url, self.key, self.screen.redact)
-
-
 def plan(session: Session, options: argparse.Namespace) -> int:
     """Show which GPU pools fit, what they cost and what `up` would change; touch nothing."""
     screen, deploy = session.screen, session.deploy
-    pools: Sequence[gpu_pools.Pool] = gpu_pools.POOLS
-    prices, live, note = "shipped prices", None, ""
+    if deploy.api_key is None:
+        screen.say("RUNPOD_API_KEY is not set: nothing is compared, and the prices are those shipped with the kit.")
     with nullcontext() if deploy.api_key is None else session.api() as api:
-        try:
-            if api is None:
-                note = "RUNPOD_API_KEY is not set: prices are those shipped with the kit, and nothing is compared."
-            else:
-                pools, prices = gpu_pools.live_pools(api.gpu_types()), "live prices"
-                live = session.find(api)
-        except Unreachable as error:
-            note, api = f"{error} Prices are those shipped with the kit, and nothing is compared.", None
-    offered = session.offered(pools)
+        offered = session.offered(api)
+        reached = api if session.prices == "live" else None
+        live = session.find(reached) if reached else None
     chosen: tuple[Offer, ...] = ()
+    changes = None
     try:
         chosen = session.choose(offered, live)
     finally:  # the table is the answer even where nothing fits
-        session.show_offers(offered, chosen, prices)
-    if note:
-        screen.say(note)
-    show_bound(screen, deploy, chosen)
-    changes = None
-    if deploy.image is None:
-        screen.say("DEPLOY_IMAGE is not set: `make deploy` needs it.")
-    elif api is not None or deploy.api_key is None:
-        _warn(session, chosen)
-        changes = session.changes(endpoint_spec.desired(session.wanted, chosen), live, chosen) if api else None
-        if changes is not None:
-            show_changes(screen, changes, create=live is None, name=deploy.name)
-    screen.result(
-        {
-            "prices": prices.split()[0],
+        session.show_offers(offered, chosen)
+        picture = {
+            "prices": session.prices,
             "pools": [offer_json(offer, chosen=offer in chosen, cached=deploy.cached_model) for offer in offered],
             "chosen": [offer.pool.id for offer in chosen],
             "max_usd_per_hour": bound(deploy, chosen),
             "endpoint_id": None if live is None else live["id"],
-            "changes": None if changes is None else changes_json(changes),
+            "changes": None,
         }
-    )
+        if not chosen:
+            screen.result(picture)
+    show_bound(screen, deploy, chosen)
+    if deploy.image is None:
+        screen.say("DEPLOY_IMAGE is not set: `make deploy` needs it.")
+    else:
+        _warn(session, chosen)
+        if reached:
+            changes = session.changes(endpoint_spec.desired(session.wanted, chosen), live, chosen)
+            show_changes(screen, changes, create=live is None, name=deploy.name)
+    screen.result({**picture, "changes": None if changes is None else changes_json(changes)})
     return 0
 
 
@@ -160,11 +81,11 @@ def up(session: Session, options: argparse.Namespace) -> int:
     screen, deploy = session.screen, session.deploy
     with session.api() as api:
         live = session.find(api)
-        offered = session.offered(gpu_pools.live_pools(api.gpu_types()))
+        offered = session.offered(api)
         chosen = session.choose(offered, live)
         wish = endpoint_spec.desired(session.wanted, chosen)
         _check_volumes(session, api)
-        session.show_offers(offered, chosen, "live prices")
+        session.show_offers(offered, chosen)
         _warn(session, chosen)
         changes = session.changes(wish, live, chosen)
         body = wish if live is None else endpoint_spec.patch(wish, live)
@@ -234,12 +155,8 @@ def rollback(session: Session, options: argparse.Namespace) -> int:
         releases = [release for release in api.releases(live["id"])["releases"] if release["diff"]]
         if not releases:
             raise DeployError(f"Endpoint {live['name']} has no release to go back to: its first one is live.")
-        for release in releases[:1]:
-            for entry in release["diff"]:
-                for value in (entry["old"], entry["new"]):
-                    if isinstance(value, dict):
-                        screen.redact.learn(secret_values({name: str(text) for name, text in value.items()}))
         before = endpoint_releases.undo(releases[0], live)
+        screen.redact.learn(secret_values(before.get("env") or {}))
         changes = endpoint_spec.compare(before, live)
         body = endpoint_spec.patch(before, live)
         show_changes(screen, changes, create=False, name=live["name"])
@@ -263,7 +180,7 @@ def down(session: Session, options: argparse.Namespace) -> int:
     screen, deploy = session.screen, session.deploy
     with session.api() as api:
         live = session.find(api)
-        volumes = [api.network_volume(volume) for volume in deploy.network_volume]
+        volumes = _existing_volumes(session, api)
         rows = []
         if live is not None:
             count = api.workers(live["id"])["summary"]["total"]
@@ -381,6 +298,17 @@ def _check_volumes(session: Session, api: RunpodApi) -> None:
                 f"DEPLOY_DATA_CENTERS={','.join(centers)!r} is not allowed: it must name {volume['dataCenter']}, where "
                 f"the network volume {volume['id']} is."
             )
+
+
+def _existing_volumes(session: Session, api: RunpodApi) -> list[Json]:
+    found = []
+    for volume in session.deploy.network_volume:
+        try:
+            found.append(api.network_volume(volume))
+        except ApiError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+    return found
 
 
 def _about(volume: Json) -> str:

@@ -5,18 +5,27 @@
 
 from __future__ import annotations
 
+import difflib
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import BeforeValidator, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+import worker_settings
 from serving.errors import ConfigurationError
 from serving.settings import DEFAULT_MODEL, ServeSettings, is_loopback, setting
+from worker_settings import WorkerSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "DEPLOY_"
 WORKER_PREFIXES = ("SERVE_", "WORKER_")
@@ -153,7 +162,7 @@ class DeploySettings(BaseSettings):
         None,
         "the name of a RunPod secret",
         "name of the RunPod secret that holds the Hugging Face token; unset: `HF_TOKEN` travels as plain text",
-        pattern=r"^\w+$",
+        pattern=r"^[\w-]+$",
     )
 
     @model_validator(mode="after")
@@ -225,7 +234,10 @@ def load(env_file: str | Path = ".env") -> Wanted:
         deploy = DeploySettings(_env_file=env_file)  # type: ignore[call-arg]
     except ValidationError as error:
         raise ConfigurationError(_sentence(error)) from None  # the cause may quote a secret
+    WorkerSettings.load(env_file)  # a mistake shows here, and not in a container's log
     given = {name.upper(): value for name, value in {**dotenv_values(env_file), **os.environ}.items() if value}
+    for warning in unknown_variables(given):
+        logger.warning(warning)
     travelling = {
         name: value
         for name, value in sorted(given.items())
@@ -237,6 +249,19 @@ def load(env_file: str | Path = ".env") -> Wanted:
             "it must be a model's name on Hugging Face."
         )
     return Wanted(deploy, serve, travelling)
+
+
+def unknown_variables(names: Iterable[str]) -> list[str]:
+    """Return one warning for each `DEPLOY_*` or `WORKER_*` name that means nothing, with the nearest that does."""
+    known = {variable(field) for field in DeploySettings.model_fields}
+    known |= {worker_settings.variable(field) for field in WorkerSettings.model_fields}
+    warnings = []
+    for name in sorted(names):
+        if name.startswith((PREFIX, "WORKER_")) and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f": did you mean {near[0]}?" if near else "."
+            warnings.append(f"{name} is not a setting and does nothing{hint}")
+    return warnings
 
 
 def variable(field: str) -> str:

@@ -180,7 +180,7 @@ def _left_over(wish: Json, live: Json) -> list[Change]:
     """Return what the live endpoint has and the wish leaves out on purpose, where it would matter."""
     gpu = live.get("gpu") or {}
     changes = []
-    if gpu.get("excludedTypes"):
+    if gpu.get("excludedTypes") and "excludedTypes" not in wish["gpu"]:
         changes.append(Change("gpu.excludedTypes", _text(gpu["excludedTypes"]), "none"))
     changes += [
         Change(field, _text(live[field]), "none")

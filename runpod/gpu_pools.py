@@ -200,7 +200,8 @@ def live_pools(gpu_types: Sequence[dict[str, Any]]) -> tuple[Pool, ...]:
         price = gpu.get("price", {}).get("serverless")
         if price is not None:
             prices[pool] = max(float(price), prices.get(pool, 0.0))
-    return tuple(Pool(pool, prices.get(pool), tuple(members)) for pool, members in cards.items())
+    shipped = {pool.id: pool.price for pool in POOLS}
+    return tuple(Pool(pool, prices.get(pool, shipped.get(pool)), tuple(members)) for pool, members in cards.items())
 
 
 def _stranger(gpu: dict[str, Any], kin: Card | None) -> Card | None:
@@ -235,8 +236,9 @@ def choose(offered: Sequence[Offer], wanted: Sequence[str] | None, live: Sequenc
     kept = [offer for offer in offered if offer.pool.id in live]
     if kept and len(kept) == len(live) and all(offer.fits for offer in kept):
         return tuple(kept)
-    fitting = [offer for offer in offered if offer.fits and offer.hourly is not None]
-    fitting.sort(key=lambda offer: not offer.pool.available)  # stable: cheapest first among those to be had
+    fitting = [offer for offer in offered if offer.fits]
+    # The sort is stable: cheapest first, among those with a price that can be had now.
+    fitting.sort(key=lambda offer: (offer.hourly is None, not offer.pool.available))
     if not fitting:
         nearest = offered[-1].plan.reason if offered else "the catalogue lists no NVIDIA pool"
         raise DoesNotFit(f"No GPU pool fits with {_gpus(offered)} per worker: {nearest}")

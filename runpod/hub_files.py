@@ -13,22 +13,20 @@ import sys
 from pathlib import Path
 from typing import Any, get_args
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import gpu_pools
-from deploy_settings import DeploySettings
-from endpoint_spec import CUDA, ROOM_GB
-from worker_settings import WorkerSettings
-
 import serving.settings
 import worker_settings
+from deploy_settings import DeploySettings
+from endpoint_spec import CUDA, ROOM_GB
 from serving.model import resolve
 from serving.plan import Wishes
+from worker_settings import WorkerSettings
 
 Json = dict[str, Any]
 
-FOLDER = ROOT / ".runpod"
+FOLDER = Path(__file__).resolve().parent.parent / ".runpod"
 # What somebody who deploys from the Hub may want to set; the second element: only under "Advanced".
 INPUTS = (
     ("model", False), ("context", False), ("precision", False), ("text_only", False), ("tools", False),
@@ -61,7 +59,7 @@ def hub() -> Json:
             "allowedCudaVersions": [CUDA],
             "presets": [
                 {
-                    "name": f"{offer.pool.id}: {offer.plan.precision}, {offer.plan.max_model_len} tokens of context",
+                    "name": f"Gemma 3 27B, {offer.plan.precision}, for {offer.pool.id}",
                     "defaults": {
                         "SERVE_MODEL": serving.settings.DEFAULT_MODEL,
                         "SERVE_PRECISION": str(offer.plan.precision),

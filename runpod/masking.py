@@ -17,7 +17,7 @@ _SECRET_VALUE = re.compile(
     r"\b(hf|rpa|rps|sk|ghp|gho|github_pat|xox[abp])[-_]\w{6,}|://[^/\s:@]+:[^/\s@]+@|-(key|token|secret|password)\b",
     re.IGNORECASE,
 )
-_REFERENCE = re.compile(r"^\{\{\s*RUNPOD_SECRET_\w+\s*\}\}$")
+_REFERENCE = re.compile(r"^\{\{\s*RUNPOD_SECRET_[\w-]+\s*\}\}$")
 _NOT_SECRET = frozenset({"EMPTY"})
 _OPEN_PREFIXES = ("SERVE_", "WORKER_", "RUNPOD_INIT_", "PORT", "HEALTH_CHECK_PATH", "HF_HUB_")
 

@@ -22,7 +22,7 @@ Json = dict[str, Any]
 
 ENV_FILE = Path(".env.runpod")
 QUESTION = "What is the capital of France? Answer with one word."
-FIRST_POLL_S, LONGEST_POLL_S = 1.0, 5.0
+FIRST_POLL_S, LONGEST_POLL_S = 0.5, 5.0
 PLACING_S = 900.0  # for a GPU to come free and the image to be pulled; RunPod bills neither
 
 
@@ -33,11 +33,13 @@ def wait_until_ready(api: RunpodApi, endpoint: Json, *, init_timeout: float, scr
     """
     begin, poll, last = time.monotonic(), FIRST_POLL_S, ""
     told: set[str] = set()
-    if endpoint["workers"]["min"] == 0:
-        _wake(api, endpoint)
+    asleep = endpoint["workers"]["min"] == 0
     with screen.progress():
         while True:
             workers = api.workers(endpoint["id"])
+            if asleep and not workers["workers"]:
+                _wake(api, endpoint)
+                asleep = False
             stage = _stage(workers)
             elapsed = time.monotonic() - begin
             screen.step(f"{duration(elapsed):>12}  {stage}", new=stage != last)

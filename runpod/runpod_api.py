@@ -277,7 +277,11 @@ def _sentence(status: int, detail: str, errors: tuple[str, ...], request: httpx2
         case HTTPStatus.FORBIDDEN:
             return f"RUNPOD_API_KEY may not do this{said}: give the key read and write access to Serverless."
         case HTTPStatus.NOT_FOUND:
-            return f"RunPod knows nothing at {request.url.path}{said}: it was deleted, or belongs to another account."
+            hint = "DEPLOY_NETWORK_VOLUME" if "network-volumes" in request.url.path else _setting_for(detail)
+            named = f" (set by {hint})" if hint else ""
+            return (
+                f"RunPod knows nothing at {request.url.path}{said}{named}: was it deleted, or is it another account's?"
+            )
         case HTTPStatus.CONFLICT:
             return (
                 f"RunPod is busy with another change to the same thing{said}: wait a minute and run the command again."

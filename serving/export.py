@@ -8,6 +8,7 @@ systemd.service(5) and systemd.exec(5).
 from __future__ import annotations
 
 import getpass
+import re
 import shlex
 import sys
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--replicas", type=int, default=1, metavar="N", help="machines, helm and skypilot (default 1)")
     parser.add_argument("--url", action="append", default=[], help="router: a machine's address; once for each")
-    parser.add_argument("--user", default=getpass.getuser(), help="systemd: the user to run as (default: you)")
+    parser.add_argument("--user", help="systemd: the user to run as (default: you)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -161,15 +162,17 @@ def helm(args: argparse.Namespace) -> str:
     }
     if made.gpus > 1:
         model["shmSize"] = "20Gi"
+    if args.replicas > 1:
+        model["pvcAccessMode"] = ["ReadWriteMany"]  # one claim holds the weights for all of them
     if made.settings.tools:
         model |= {"chatTemplate": GEMMA_TEMPLATE.name, "chatTemplateConfigMap": GEMMA_TEMPLATE.read_text("utf-8")}
     engine: dict[str, Any] = {"modelSpec": [model], "startupProbe": _probe(failures=START_S // 10)}
-    keys = ["--from-literal=hf-token=$HF_TOKEN"]
+    keys = ["--from-file=hf-token=FILE"]
     if made.settings.api_key is not None:
         engine["vllmApiKey"] = {"secretName": NAME, "secretKey": "api-key"}
-        keys.append("--from-literal=api-key=$SERVE_API_KEY")
+        keys.append("--from-file=api-key=FILE")
     head = (
-        "vLLM's production stack (https://github.com/vllm-project/production-stack). Secrets first, then the chart:",
+        "vLLM's production stack (https://github.com/vllm-project/production-stack). Secrets first, each from a file:",
         f"  kubectl create secret generic {NAME} {' '.join(keys)}",
         "  helm repo add vllm https://vllm-project.github.io/production-stack",
         "  helm install gemma vllm/vllm-stack -f THIS_FILE",
@@ -199,7 +202,7 @@ def skypilot(args: argparse.Namespace) -> str:
         },
         "envs": made.env,
         "secrets": dict.fromkeys(secrets),
-        "run": shlex.join(words) + "\n",
+        "run": shlex.join(words),
     }
     if made.settings.tools:
         task["file_mounts"] = {f"/etc/{NAME}/{GEMMA_TEMPLATE.name}": str(GEMMA_TEMPLATE)}
@@ -237,8 +240,9 @@ def router(args: argparse.Namespace) -> str:
 
 def systemd(args: argparse.Namespace) -> str:
     """Return a systemd unit for one machine."""
-    if not args.user.replace("-", "").replace("_", "").isalnum():
-        raise ConfigurationError(f"--user {args.user!r} is not allowed: it must be a user's name.")
+    user = args.user or getpass.getuser()
+    if not re.fullmatch(r"[\w.-]+", user):
+        raise ConfigurationError(f"--user {user!r} is not allowed: it must be a user's name.")
     made = deployment(args.gpus, host=None, program=find_engine(ServeSettings.load().engine).resolve())
     refuse_open_server(made.settings)
     env = dict(made.env)
@@ -257,9 +261,10 @@ def systemd(args: argparse.Namespace) -> str:
         "StartLimitBurst=5",
         "",
         "[Service]",
-        f"User={args.user}",
+        f"User={user}",
         f"WorkingDirectory={_quoted(str(ROOT))}",
-        f"EnvironmentFile=-/etc/{NAME}.env",
+        # Without the key's file a server that should ask for a key must not start; without a token it may.
+        f"EnvironmentFile={'' if made.settings.api_key else '-'}/etc/{NAME}.env",
         *(f"Environment={_quoted(f'{name}={value}')}" for name, value in sorted(env.items())),
         "ExecStart=" + " ".join(_quoted(word).replace("$", "$$") for word in made.command.argv),
         "Restart=on-failure",
