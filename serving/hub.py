@@ -17,19 +17,16 @@ def cache_folder() -> Path:
 
 
 def cached_folder(name: str, cache: Path | None = None) -> Path | None:
-    """Return the folder of the model `owner/name` in the cache (its main revision), None if it is not there."""
+    """Return the folder of the model `owner/name` in the cache, None if it is not there."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return None
     repository = (cache or cache_folder()) / f"models--{name.replace('/', '--')}"
     try:
         commit = (repository / "refs" / "main").read_text(encoding="ascii").strip()
-        folder = repository / "snapshots" / commit
-        if (folder / "config.json").is_file():
-            return folder
-        folders = sorted(repository.glob("snapshots/*/config.json"))
     except (OSError, UnicodeDecodeError):
-        return None
-    return folders[-1].parent if folders else None
+        commit = "*"  # fetched by its commit: any that is there will do
+    found = sorted(repository.glob(f"snapshots/{commit}/config.json"))
+    return found[-1].parent if found else None
 
 
 def cached_bytes(name: str, cache: Path | None = None) -> int:

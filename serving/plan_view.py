@@ -77,7 +77,7 @@ def _choices(plan: Plan) -> Table:
         ("share", "", plan.reasons.get("memory", "")),
     ):
         if value or why:
-            table.add_row(name, Text.assemble(f"{value}  ", (why, "dim")))
+            table.add_row(name, Text.assemble(f"{value}  ", (why.removeprefix(f"{value} "), "dim")))
     return table
 
 
