@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from serving.engine import Engine
 from serving.launch import prepare
 from serving.progress import Progress
-from volume import CompiledCode, Volume
+from serving.settings import DEFAULT_MODEL
+from volume import CompiledCode, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,21 +35,20 @@ class Boot:
     the disk and the plan, and nothing that asks the network. Raises ServingError.
     """
 
-    def __init__(self, settings: ServeSettings, folder: Path, begin: float) -> None:
+    def __init__(self, settings: ServeSettings, volume: Path, begin: float) -> None:
         self._settings = settings
         self._begin = begin
-        volume = Volume(folder)
-        # Before the plan: it reads the model's configuration from the same cache.
-        os.environ.update(volume.cache_env())
+        weights = Weights(volume)
+        # Before the plan, which reads the model's configuration from the same cache as vLLM will.
+        os.environ.update(weights.env(settings.model or DEFAULT_MODEL))
         launch = prepare(settings, self._say)
         command = launch.command
-        model = launch.plan.args[0]
-        offline = {}
-        if volume.has_model(model):
-            self._say(f"{model} lies on {folder}: the hub is not asked")
-            offline["HF_HUB_OFFLINE"] = "1"
-        self._compiled = CompiledCode(volume, command.argv)
-        env = command.env | offline | self._compiled.restore()
+        checkpoint = launch.plan.args[0]
+        cache = weights.env(checkpoint)
+        if "HF_HUB_OFFLINE" in cache:
+            self._say(f"{checkpoint} is in {cache['HF_HUB_CACHE']}: the hub is not asked")
+        self._compiled = CompiledCode(volume, (*launch.plan.args, *(gpu.name for gpu in launch.hardware.gpus)))
+        env = command.env | cache | self._compiled.restore()
         self.served_name = command.served_name
         self.origin = command.base_url.removesuffix("/v1")
         self.max_num_seqs = launch.plan.max_num_seqs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -17,32 +18,44 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Where RunPod puts a cached model, and so where a network volume keeps what vLLM downloads, too.
+# Below the mount, where RunPod puts a cached model; a network volume keeps there what vLLM downloads, too.
 HUB = Path("huggingface-cache/hub")
 COMPILED = Path("vllm-compiled")
+# Where the Dockerfile puts weights that it bakes in.
+BAKED_HUB = Path("/opt/huggingface/hub")
 
 
-class Volume:
-    """Use the volume at `root`, if there is one."""
+class Weights:
+    """Find the Hugging Face cache to use: the image's, if it has the model; else the volume's, if there is one."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.there = root.is_dir() and os.access(root, os.R_OK)
+    def __init__(self, volume: Path, baked: Path = BAKED_HUB) -> None:
+        self._volume_hub = volume / HUB
+        self._baked = baked
+        # The worker is not root: a volume that it may not write to is good for reading only.
+        self._writable = volume.is_dir() and os.access(volume, os.W_OK)
 
-    def cache_env(self) -> dict[str, str]:
-        """Return what points Hugging Face's libraries to the volume's cache; nothing without a volume."""
-        return {"HF_HUB_CACHE": str(self.root / HUB)} if self.there else {}
+    def env(self, model: str) -> dict[str, str]:
+        """Return the environment that makes Hugging Face's library, and so vLLM, use the right cache for `model`.
 
-    def has_model(self, name: str) -> bool:
-        """Tell whether a snapshot of `name` lies in the cache whole, so that the hub need not be asked."""
-        folder = self.root / HUB / f"models--{name.replace('/', '--')}"
-        try:
-            snapshot = folder / "snapshots" / (folder / "refs" / "main").read_text().strip()
-        except OSError:
-            return False
-        weights = list(snapshot.glob("*.safetensors"))
-        # A download under way leaves .incomplete blobs; a link whose blob is missing does not exist.
-        return bool(weights) and all(file.exists() for file in weights) and not any(folder.glob("blobs/*.incomplete"))
+        With all of the model there, the hub is not asked at all: a start must not hang on somebody else's server.
+        """
+        for hub in (self._baked, self._volume_hub):
+            if holds(hub, model):
+                return {"HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1"}
+        return {"HF_HUB_CACHE": str(self._volume_hub)} if self._writable else {}
+
+
+def holds(hub: Path, model: str) -> bool:
+    """Tell whether a Hugging Face cache holds all of `model` (`owner/name`)."""
+    folder = hub / f"models--{model.replace('/', '--')}"
+    try:
+        snapshot = folder / "snapshots" / (folder / "refs" / "main").read_text().strip()
+        index = snapshot / "model.safetensors.index.json"
+        shards = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    except (OSError, ValueError, LookupError):
+        return False
+    # A snapshot's files are links, and a link whose blob is still on its way does not exist.
+    return all((snapshot / name).exists() for name in ("config.json", *shards))
 
 
 class CompiledCode:
@@ -53,15 +66,15 @@ class CompiledCode:
     lock, so that no worker ever reads a half and no two write.
     """
 
-    def __init__(self, volume: Volume, identity: Sequence[str], local: Path | None = None) -> None:
+    def __init__(self, volume: Path, identity: Sequence[str], local: Path | None = None) -> None:
         key = hashlib.sha256("\0".join(identity).encode()).hexdigest()[:16]
-        self._volume = volume
-        self._kept = volume.root / COMPILED / key
+        self._there = volume.is_dir()
+        self._kept = volume / COMPILED / key
         self._local = local or Path(tempfile.gettempdir()) / "vllm-cache"
 
     def restore(self) -> dict[str, str]:
         """Copy the compiled code in; return the environment that makes vLLM use it. Never fails."""
-        if not self._volume.there:
+        if not self._there:
             return {}
         if self._kept.is_dir() and not self._local.exists():
             with _best_effort("reading"):
@@ -71,7 +84,7 @@ class CompiledCode:
 
     def save(self) -> None:
         """Copy the compiled code out, unless it is there or another worker is doing that. Never fails."""
-        if not self._volume.there or self._kept.exists() or not self._local.is_dir():
+        if not self._there or self._kept.exists() or not self._local.is_dir():
             return
         with _best_effort("writing"):
             self._kept.parent.mkdir(parents=True, exist_ok=True)
