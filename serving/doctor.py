@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _plan(settings: ServeSettings, hardware: Hardware) -> tuple[ModelFacts | None, Plan | None, str | None]:
     """Return what `make serve` would serve and its plan, or why there is none."""
+    if hardware.problem:
+        return None, None, "there is no plan while the driver does not work"
     try:
         tryout = choose_tryout(settings, hardware)
         name = settings.model or DEFAULT_MODEL
@@ -76,7 +78,7 @@ def _plan(settings: ServeSettings, hardware: Hardware) -> tuple[ModelFacts | Non
 
 def _plan_check(plan: Plan | None, problem: str | None) -> Check:
     if problem is not None:
-        return Check("plan", "fail", problem, "change the setting that it names")
+        return Check("plan", "fail", problem, "see what it names")
     if plan is None:
         return Check("plan", "ok", "the try-out model: there is no GPU (its first start converts it, about a minute)")
     if not plan.fits:

@@ -162,6 +162,8 @@ def _from_config(config: dict[str, Any], folder: Path, name: str) -> ModelFacts:
     )
     precision, stored_bytes, group = _stored(config, text)
     weights = _file_bytes(folder)
+    if weights is None and any("experts" in key for key in text):
+        raise ValueError("the size of a mixture of experts is not known before its weights are here")
     if weights is None:
         linear = LINEAR_BYTES.get(precision if precision != "int4" else f"int4-g{group}", float(stored_bytes))
         weights = int(facts.linear_parameters * linear + facts.other_parameters * stored_bytes)

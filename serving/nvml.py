@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+from pathlib import Path
 from typing import Any
 
 from serving.hardware import Gpu, Hardware, Process
+
+KERNEL_MODULE = Path("/proc/driver/nvidia/version")
 
 
 def read() -> Hardware:
@@ -14,6 +18,11 @@ def read() -> Hardware:
     Honours CUDA_VISIBLE_DEVICES, which NVML itself does not. Never raises: without a driver there is no GPU, and a
     driver that does not work is described in `problem`.
     """
+    if not library_is_there():
+        # The kernel's module without its library is a container that was not given the GPUs.
+        hidden = KERNEL_MODULE.exists()
+        problem = "its library is not to be found here (in a container: start it with `--gpus all`)" if hidden else None
+        return Hardware((), problem=problem, host_bytes=_host_bytes())
     try:
         import pynvml  # type: ignore[import-untyped]
     except ImportError:
@@ -21,17 +30,22 @@ def read() -> Hardware:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        # Without the driver's library there is no NVIDIA GPU to speak of. Anything else is a driver that is broken.
-        absent = isinstance(error, pynvml.NVMLError_LibraryNotFound) or (
-            isinstance(error, pynvml.NVMLError_DriverNotLoaded) and not os.path.exists("/proc/driver/nvidia")  # noqa: PTH110
-        )
-        return Hardware((), problem=None if absent else str(error), host_bytes=_host_bytes())
+        return Hardware((), problem=str(error), host_bytes=_host_bytes())
     try:
         return _read(pynvml)
     except pynvml.NVMLError as error:
         return Hardware((), problem=str(error), host_bytes=_host_bytes())
     finally:
         pynvml.nvmlShutdown()
+
+
+def library_is_there() -> bool:
+    """Tell whether the driver's library can be loaded: asked first, since importing its bindings takes a while."""
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def _read(nvml: Any) -> Hardware:

@@ -180,7 +180,7 @@ def _arguments(model: ModelFacts, wishes: Wishes, chosen: Candidate) -> tuple[st
         args += ["--gpu-memory-utilization", f"{chosen.utilization:g}"]
     else:
         args += ["--enforce-eager", "--kv-cache-memory-bytes", str(chosen.kv_bytes)]
-    if wishes.text_only and model.vision:
+    if wishes.text_only and (model.vision or not model.gemma):  # other families may have a tower that is not known
         args.append("--language-model-only")
     return tuple(args)
 

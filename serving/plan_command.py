@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from serving import hardware as hardware_module
-from serving.errors import ConfigurationError, DoesNotFit
+from serving.errors import ConfigurationError, DoesNotFit, Refused
 from serving.model import resolve
 from serving.plan import make_plan
 from serving.precision import ORDER
@@ -43,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the plan; return 0 if it fits, 3 if not. Raises ServingError."""
     settings = ServeSettings.load()
     hardware = find_hardware(settings, args.gpus)
+    if hardware.problem:
+        raise Refused(f"There is an NVIDIA driver, but it does not work: {hardware.problem}. --gpus plans without it.")
     model = find_model(settings, args.model)
     plan = make_plan(model, hardware, wishes(settings, args))
     if args.json:

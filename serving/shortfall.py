@@ -21,7 +21,9 @@ def shortfall(model: ModelFacts, hardware: Hardware, wishes: Wishes, tried: Sequ
     """Return the sentence for a search that found nothing; `tried` is what it looked at."""
     size = (wishes.tensor_parallel_size or 1) * (wishes.data_parallel_size or 1)
     if size > max(1, len(hardware.gpus)):
-        return f"{model.name} was to use {size} GPUs (SERVE_TENSOR_PARALLEL_SIZE), and there is {hardware}."
+        return (
+            f"{model.name} was to use {size} GPUs (SERVE_TENSOR_PARALLEL_SIZE times copies), and there is {hardware}."
+        )
     if not hardware.gpus:
         return _no_gpu(model, hardware, wishes)
     if not tried:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from serving import nvml
 from serving.errors import ConfigurationError
 from serving.gpu_catalog import KNOWN_GPUS
 from serving.hardware import GIB, Hardware, detect, parse_gpus
@@ -122,12 +123,6 @@ class Nvml:
     class NVMLError(Exception):
         pass
 
-    class NVMLError_LibraryNotFound(NVMLError):
-        pass
-
-    class NVMLError_DriverNotLoaded(NVMLError):
-        pass
-
     class NVMLError_NotFound(NVMLError):
         pass
 
@@ -179,10 +174,12 @@ def h100(number, **more):
 
 
 @pytest.fixture
-def driver(monkeypatch):
+def driver(monkeypatch, tmp_path):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
-    def install(*gpus, failure=None):
+    def install(*gpus, failure=None, library=True, module=False):
+        monkeypatch.setattr(nvml, "library_is_there", lambda: library)
+        monkeypatch.setattr(nvml, "KERNEL_MODULE", tmp_path if module else tmp_path / "absent")
         monkeypatch.setitem(sys.modules, "pynvml", Nvml(gpus, failure))
         return detect()
 
@@ -226,7 +223,10 @@ def test_mig_slices_stand_for_their_gpu(driver):
 
 
 def test_no_driver_is_no_problem_and_a_broken_one_is(driver):
-    assert driver(failure=Nvml.NVMLError_LibraryNotFound()).problem is None
-    broken = driver(failure=Nvml.NVMLError("Driver/library version mismatch"))
-    assert broken.gpus == ()
-    assert "version mismatch" in broken.problem
+    none = driver(library=False)
+    assert (none.gpus, none.source, none.problem) == ((), "none", None)
+    for failure in ("Driver/library version mismatch", "Driver Not Loaded"):
+        broken = driver(failure=Nvml.NVMLError(failure))
+        assert broken.gpus == ()
+        assert failure in broken.problem
+    assert "--gpus all" in driver(library=False, module=True).problem

@@ -123,6 +123,7 @@ def test_weights_in_float32_are_loaded_in_what_computes(tmp_path):
         LLAMA | {"kv_lora_rank": 512},
         LLAMA | {"layer_types": ["linear_attention"] * 32},
         LLAMA | {"quantization_config": {"quant_method": "bitsandbytes"}},
+        LLAMA | {"num_local_experts": 8},
         LLAMA | {"num_attention_heads": "many"},
         [],
     ],
