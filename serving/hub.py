@@ -1,4 +1,7 @@
-"""The Hugging Face cache on this machine: read only, by its documented layout, without its library."""
+"""Hugging Face's side of this machine: its cache, read by the documented layout without its library, and its token.
+
+The environment variables are those of Hugging Face's own library, which vLLM reads in the same way.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,20 @@ def cache_folder() -> Path:
             return Path(value).expanduser() / below
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path("~/.cache").expanduser()) / "huggingface" / "hub"
+
+
+def endpoint() -> str:
+    """Return the hub's address, without a slash at its end."""
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def stored_token() -> str | None:
+    """Return the token that `hf auth login` has left on this machine, None if there is none."""
+    path = os.environ.get("HF_TOKEN_PATH")
+    try:
+        return (Path(path) if path else cache_folder().parent / "token").read_text(encoding="ascii").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def cached_folder(name: str, cache: Path | None = None) -> Path | None:

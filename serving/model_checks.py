@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import urllib.error
 import urllib.request
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serving.checks import Check
-from serving.hub import cache_folder, cached_bytes
+from serving.hub import cache_folder, cached_bytes, endpoint, stored_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,15 +51,14 @@ def _room(missing: int, cached: int) -> Check:
 
 def _access(name: str, *, gated: bool, settings: ServeSettings) -> Check:
     """Ask the hub for the model's configuration, as vLLM will; being offline is said, not failed."""
-    token = settings.hf_token
+    token = settings.hf_token.get_secret_value() if settings.hf_token else stored_token()
     page = f"https://huggingface.co/{name}"
     if gated and token is None:
         fix = f"accept the licence on {page}, then set HF_TOKEN"
         return Check("access", "fail", f"{name} is gated, and HF_TOKEN is not set", fix, needs_machine=True)
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    request = urllib.request.Request(f"{endpoint}/{name}/resolve/main/config.json", method="HEAD")
+    request = urllib.request.Request(f"{endpoint()}/{name}/resolve/main/config.json", method="HEAD")
     if token is not None:
-        request.add_unredirected_header("Authorization", f"Bearer {token.get_secret_value()}")
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S):
             return Check("access", "ok", f"{name} can be downloaded")

@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -212,3 +214,36 @@ def test_doctor_sees_a_cache_from_the_future(machine, tmp_path):
     (cache / "models--a--b").mkdir()
     os.utime(cache / "models--a--b", (4e9, 4e9))
     assert checks(run("doctor", "--json", **machine))["clock"]["status"] == "warn"
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A hub that gives gated files to one token alone."""
+
+    def do_HEAD(self):
+        self.send_response(200 if self.headers["Authorization"] == "Bearer hf_good" else 403)
+        self.end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def hub():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_doctor_asks_the_hub_whether_the_token_opens_the_gate(machine, hub, tmp_path):
+    machine |= {"HF_ENDPOINT": hub}
+    refused = checks(run("doctor", "--json", HF_TOKEN="hf_bad", **machine))["access"]
+    assert (refused["status"], "refuses" in refused["detail"]) == (
+        "warn",
+        True,
+    )  # SERVE_GPUS: not this machine's matter
+    assert checks(run("doctor", "--json", HF_TOKEN="hf_good", **machine))["access"]["status"] == "ok"
+    (tmp_path / "token").write_text("hf_good\n")  # as `hf auth login` leaves it
+    assert checks(run("doctor", "--json", **machine))["access"]["status"] == "ok"
