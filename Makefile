@@ -1,5 +1,6 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
+, := ,
 PYTHON ?= python3
 PY := .venv/bin/python
 # uv does not read pip's variables.
@@ -32,6 +33,18 @@ plan-table: setup ## say what fits on every known GPU, times 1, 2, 4 and 8
 doctor: setup ## check every precondition of `make serve`
 	@$(PY) -m serving doctor
 
+runpod-local: setup $(if $(SERVE_ENGINE),,setup-engine) ## try the RunPod worker here: emulated platform, worker and vLLM together
+	@exec $(PY) runpod/emulator.py --worker $(ARGS)
+
+# One name for building, pushing and deploying.
+IMAGE ?= $(or $(DEPLOY_IMAGE),$(shell sed -n 's/^DEPLOY_IMAGE=//p' .env 2>/dev/null),gemma-vllm-kit:latest)
+
+image: ## build the worker's image (DEPLOY_IMAGE, or IMAGE=...); BAKE=google/gemma-3-27b-it puts weights inside
+	@docker build --platform linux/amd64 --file runpod/Dockerfile --tag $(IMAGE) --build-arg BAKE=$(BAKE) $(if $(HF_TOKEN),--secret id=hf_token$(,)env=HF_TOKEN) .
+
+push: image ## build the worker's image and push it
+	@docker push $(IMAGE)
+
 deploy-plan: setup ## show the GPU pools that fit, their prices, and what `make deploy` would change
 	@$(PY) runpod/deploy.py plan $(ARGS)
 
@@ -59,6 +72,12 @@ chat: setup ## talk to the endpoint that LLM_BASE_URL points to
 bench-client: setup ## measure the client's CPU per token beside AsyncOpenAI and a bare aiohttp reader (5 minutes)
 	@$(PY) -m tests.bench.client_bench
 
+bench-worker: setup ## measure the RunPod worker's CPU, posts and delays beside forwarding read by read (3 minutes)
+	@$(PY) -m tests.bench.worker_bench $(ARGS)
+
+soak-worker: setup ## run 20,000 jobs through the RunPod worker: memory flat (5 minutes)
+	@$(PY) -m tests.bench.worker_soak $(ARGS)
+
 soak: setup ## run 100,000 short streams over one client: memory flat, no connection left open (5 minutes)
 	@$(PY) -m tests.bench.client_soak
 
@@ -80,4 +99,4 @@ settings-docs: setup ## write .env.example and the README's tables from the sett
 format: setup ## put the code into the house's format
 	@.venv/bin/ruff check --fix . && .venv/bin/ruff format .
 
-.PHONY: help setup setup-engine serve chat bench-client soak plan plan-table doctor test test-fast test-slow lint format settings-docs deploy-plan deploy deploy-status deploy-logs deploy-rollback undeploy export
+.PHONY: help setup setup-engine serve chat bench-client bench-worker soak soak-worker runpod-local image push plan plan-table doctor test test-fast test-slow lint format settings-docs deploy-plan deploy deploy-status deploy-logs deploy-rollback undeploy export
