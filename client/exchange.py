@@ -12,6 +12,7 @@ from client.deadline import DeadlinePassed
 from client.errors import BadRequestError, LLMError, ModelNotFoundError, StreamInterruptedError, UnexpectedResponseError
 from client.failures import from_exception, from_problem, hide_keys, readable, timed_out
 from client.masking import quote
+from client.request import lightened
 from client.retry import may_send_again, pause
 from client.source import open_source
 
@@ -80,7 +81,8 @@ class Exchange:
             self._set_due()
             try:
                 with self._deadline.until(self._due, self._phase):
-                    answered = self.endpoint.client.chat.completions.create(**self._arguments)
+                    create = self.endpoint.client.chat.completions.create
+                    answered = create(**lightened(self._arguments, create))
                     if hasattr(type(answered), "__await__"):
                         answered = await answered
             except DeadlinePassed as passed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import inspect
 import os
@@ -364,3 +365,21 @@ async def test_a_strict_server_gets_no_stream_options(server: FakeOpenAI, make: 
     server.script(reply(400, {"error": {"message": "Unknown field: stream_options"}}), say("Hello"))
     assert await make().generate(HELLO) == "Hello"
     assert "stream_options" not in server.requests[1].json
+
+
+async def test_an_instrumentation_sees_the_messages(
+    server: FakeOpenAI, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from openai.resources.chat import AsyncCompletions
+
+    original, seen = AsyncCompletions.create, []
+
+    @functools.wraps(original)
+    async def wrapper(self: Any, **kwargs: Any) -> Any:
+        seen.append(kwargs["messages"])
+        return await original(self, **kwargs)
+
+    monkeypatch.setattr(AsyncCompletions, "create", wrapper)
+    assert await make().generate(HELLO) == "Hello"
+    assert seen == [HELLO]
+    assert server.requests[0].json["messages"] == HELLO
