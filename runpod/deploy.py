@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -18,6 +20,9 @@ from deploy_session import Session
 from masking import Redactor, secret_values
 from screen import Screen
 from serving.errors import ServingError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,42 +54,50 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; return the exit status."""
     options = parser().parse_args(argv)
     redact = Redactor()
-    screen = Screen(redact, as_json=options.json, yes=getattr(options, "yes", False))
-    _log_to_stderr(redact)
+    with _log_to_stderr(redact):
+        return _run(options, redact)
+
+
+def _run(options: argparse.Namespace, redact: Redactor) -> int:
     session: Session | None = None
     try:
         wanted = deploy_settings.load()
         redact.learn((*wanted.secrets(), *secret_values(wanted.travelling)))
+        screen = Screen(redact, as_json=options.json, yes=getattr(options, "yes", False))
         session = Session(wanted, screen)
         return COMMANDS[options.command](session, options)
     except ServingError as error:
-        sys.stderr.write(redact(f"deploy: {error}") + "\n")
-        _say_where_it_stands(session, redact)
+        _complain(redact(f"deploy: {error}"), session)
         return error.exit_status
     except KeyboardInterrupt:
         if options.command in ("up", "rollback", "down"):
-            sys.stderr.write("\ndeploy: stopped. " + ("" if session and session.standing else "Nothing was changed.\n"))
-            _say_where_it_stands(session, redact)
+            _complain("\ndeploy: stopped.", session, otherwise="Nothing was changed.")
         return 130
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has gone
         return 1
 
 
-def _say_where_it_stands(session: Session | None, redact: Redactor) -> None:
-    if session is not None and session.standing:
-        sys.stderr.write(redact(session.standing) + "\n")
+def _complain(sentence: str, session: Session | None, otherwise: str = "") -> None:
+    """Say what went wrong, and what it leaves behind."""
+    standing = session.screen.redact(session.standing) if session is not None else ""
+    sys.stderr.write("\n".join(filter(None, (sentence, standing or otherwise))) + "\n")
 
 
-def _log_to_stderr(redact: Redactor) -> None:
+@contextmanager
+def _log_to_stderr(redact: Redactor) -> Iterator[None]:
     class Redacting(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
             return redact(super().format(record))
 
     handler = logging.StreamHandler()
     handler.setFormatter(Redacting("%(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    logging.getLogger("runpod_api").setLevel(logging.INFO)
+    logging.getLogger("runpod_api").setLevel(logging.INFO)  # it tells of calls that are repeated
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 if __name__ == "__main__":

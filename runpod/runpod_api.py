@@ -29,7 +29,7 @@ Json = dict[str, Any]
 # A bare library name is turned away by the web firewall in front of the API (HTTP 403, "error code 1010").
 USER_AGENT = "gemma-vllm-kit/0.1 (deploy; httpx2)"
 TIMEOUT = httpx2.Timeout(30.0, connect=10.0)
-ATTEMPTS = 5
+ATTEMPTS = 4
 LONGEST_WAIT_S = 30.0
 
 # What to change for a field that the API complains about; the longer path first.
@@ -201,7 +201,7 @@ class RunpodApi:
         raise AssertionError("unreachable")  # tenacity raises the last error itself
 
     def _attempts(self) -> tenacity.Retrying:
-        backoff = tenacity.wait_exponential_jitter(initial=self._pause, max=LONGEST_WAIT_S, jitter=self._pause)
+        backoff = tenacity.wait_exponential(self._pause, LONGEST_WAIT_S) + tenacity.wait_random(0, self._pause)
 
         def wait(state: tenacity.RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None

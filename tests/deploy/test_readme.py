@@ -48,7 +48,7 @@ def run(script: str, folder, environment, answer: str) -> str:
     process = subprocess.Popen(
         ["bash", "-ec", script],
         cwd=folder,
-        env=environment,
+        env=environment | {"MAKEFLAGS": "-o .venv/.installed"},  # the links lead to a finished .venv
         stdin=terminal,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
