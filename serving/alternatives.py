@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from serving.gemma3 import FAMILY
 from serving.gpu_catalog import KNOWN_GPUS
-from serving.hardware import GIB, Gpu, Hardware
+from serving.hardware import Gpu, Hardware
+from serving.memory import GIB
 from serving.precision import BF16_CAPABILITY
 from serving.search import best_candidate, every_candidate, wanted_length
 

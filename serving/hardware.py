@@ -18,8 +18,8 @@ from typing import Literal
 
 from serving.errors import ConfigurationError
 from serving.gpu_catalog import AMBIGUOUS, KNOWN_GPUS, find, normalise
+from serving.memory import GIB
 
-GIB = 1024**3
 MAX_GPUS = 64  # on one machine; more is a typing error
 
 

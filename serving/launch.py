@@ -63,6 +63,7 @@ def prepare(settings: ServeSettings, say: Callable[[str], None] = logger.info) -
     plan = make_plan(facts, hardware, Wishes.from_settings(settings))
     if not plan.fits:
         raise DoesNotFit(plan.reason)
+    say(plan.summary)
     command = build(
         settings,
         plan,

@@ -12,6 +12,7 @@ from serving.engine import refuse_taken_port
 from serving.errors import ServingError
 from serving.hub import cache_folder
 from serving.launch import find_engine
+from serving.memory import GIB
 from serving.precision import BF16_CAPABILITY, ENGINE_CAPABILITY, FP8_CAPABILITY
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from serving.plan import Plan
     from serving.settings import ServeSettings
 
-GIB = 1024**3
 ENGINE_VERSION = "0.32.0"  # the one that serving/engine_env pins
 SHARED_MEMORY_BYTES = GIB  # NCCL and vLLM's processes talk through it; Docker gives 64 MiB unless told
 HOST_BYTES = 4 * GIB  # vLLM's processes, with everything that they import

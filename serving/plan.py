@@ -69,6 +69,22 @@ class Plan:
     gpus: tuple[Gpu, ...] = ()
     gated: bool = False
 
+    @property
+    def summary(self) -> str:
+        """Return the plan in one line."""
+        if not self.fits:
+            return self.reason
+        gpus = len(self.gpus)
+        where = f"{gpus} GPU{'s' if gpus > 1 else ''}" if gpus else "the CPU"
+        if gpus and (self.data_parallel_size or 1) > 1:
+            where += f" ({self.data_parallel_size} copies)"
+        usual = next((tokens for tokens in (8192, 2048) if self.concurrency.get(tokens) is not None), None)
+        at_once = f", or {self.concurrency[usual]:.1f} requests of {usual:,}" if usual else ""
+        return (
+            f"Plan: {self.checkpoint} in {self.precision} on {where}, {self.max_model_len:,} tokens a request; the KV "
+            f"cache holds {self.kv_cache_tokens:,} tokens{at_once}."
+        )
+
     def as_json(self) -> dict[str, Any]:
         """Return the plan under JSON_KEYS, with null for what a plan that does not fit lacks."""
         values = {key: getattr(self, key) for key in JSON_KEYS}

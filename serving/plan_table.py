@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from serving.gpu_catalog import KNOWN_GPUS
-from serving.hardware import GIB, Gpu, Hardware
+from serving.hardware import Gpu, Hardware
+from serving.memory import GIB
 from serving.plan import make_plan
 from serving.plan_command import add_model_arguments, find_model, wishes
 from serving.settings import ServeSettings

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from serving.errors import ConfigurationError
+from serving.memory import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from serving.settings import ServeSettings
 
-GIB = 1024**3
 DEFAULT_CONTEXT = 32_768
 # The bytes of one number in the KV cache; "auto" is that of the computation.
 KV_BYTES = {"fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1, "bfloat16": 2, "float16": 2}

@@ -8,7 +8,8 @@ import pytest
 from serving import nvml
 from serving.errors import ConfigurationError
 from serving.gpu_catalog import KNOWN_GPUS
-from serving.hardware import GIB, Hardware, detect, parse_gpus
+from serving.hardware import Hardware, detect, parse_gpus
+from serving.memory import GIB
 
 
 def one(text):

@@ -6,7 +6,8 @@ import pytest
 
 from serving.errors import ConfigurationError
 from serving.gemma3 import FAMILY, shipped
-from serving.hardware import GIB, Gpu, Hardware, parse_gpus
+from serving.hardware import Gpu, Hardware, parse_gpus
+from serving.memory import GIB
 from serving.plan import JSON_KEYS, Wishes, make_plan
 
 GEMMA_27B = FAMILY[0]
@@ -243,6 +244,16 @@ def test_a_named_quantised_checkpoint_is_the_one_that_is_planned():
     assert (found.precision, found.checkpoint) == ("int4", "gaunernst/gemma-3-27b-it-int4-awq")
     assert not found.gated
     assert plan("1x H100").gated
+
+
+def test_the_summary_is_one_line():
+    assert plan("2x B200").summary == (
+        "Plan: google/gemma-3-27b-it in bf16 on 2 GPUs (2 copies), 131,072 tokens a request; the KV cache holds "
+        f"{plan('2x B200').kv_cache_tokens:,} tokens, or 74.4 requests of 8,192."
+    )
+    short = plan("", FAMILY[4], max_model_len=512).summary
+    assert "google/gemma-3-270m-it in fp32 on the CPU, 512 tokens a request" in short
+    assert "\n" not in short
 
 
 def test_json_has_every_key_whether_it_fits_or_not():

