@@ -117,26 +117,22 @@ class Endpoint:
     async def list_models(self, timeout: float = _LISTING_TIMEOUT) -> list[str]:
         """Return the names of the server's models; raises what the openai client raises, or TimeoutError."""
         await self.enter_loop()
+        asked = self.client if issubclass(type(self.client), openai.AsyncOpenAI) else self._openai  # not a mock
         async with asyncio.timeout(timeout):
-            page = await self._openai.models.list()
+            page = await asked.models.list()
         return [model.id for model in page.data if isinstance(model.id, str)]
 
     def _new_pool(self) -> httpx2.AsyncClient:
-        kwargs: dict[str, Any] = {
-            # Reads have deadlines of our own, which comments cannot postpone; "pool" covers DNS and TLS with aiohttp.
-            "timeout": httpx2.Timeout(None, connect=self.connect_timeout, pool=self.connect_timeout),
-            "event_hooks": {"response": [_bound_error_body]},
-            "verify": _trust(),
-        }
         try:
-            # 0 is aiohttp's word for no limit.
-            limits = httpx2.Limits(max_connections=0, keepalive_expiry=_KEEPALIVE_S)
-            return openai.DefaultAioHttpClient(limits=limits, **kwargs)
+            return openai.DefaultAioHttpClient(
+                limits=httpx2.Limits(max_connections=0, keepalive_expiry=_KEEPALIVE_S),  # 0: aiohttp's "no limit"
+                # Reads have deadlines of our own, which comments cannot postpone; "pool" covers DNS and TLS.
+                timeout=httpx2.Timeout(None, connect=self.connect_timeout, pool=self.connect_timeout),
+                event_hooks={"response": [_bound_error_body]},
+                verify=_trust(),
+            )
         except ValueError as error:
             raise ConfigurationError(f"HTTP_PROXY, HTTPS_PROXY or ALL_PROXY makes no sense: {error}.") from error
-        except RuntimeError:  # aiohttp is not installed
-            limits = httpx2.Limits(max_connections=None, keepalive_expiry=_KEEPALIVE_S)
-            return openai.DefaultAsyncHttpx2Client(limits=limits, **kwargs)
 
 
 @functools.cache

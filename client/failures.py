@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.utils
 import re
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from client.chunk import loads
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _TITLE = re.compile(r"(?is)<title[^>]*>(.*?)</title>")
 _TAGS = re.compile(r"(?is)<(script|style)\b.*?</\1>|<[^>]*>")
+_PAGE_LIMIT = 10_000  # characters: the expressions above take quadratic time on a page made to be slow
 # The gateway waited for a worker in vain: sending it again would be a second billed job.
 _GATEWAY_TIMEOUTS = (408, 504, 524)
 
@@ -61,8 +63,9 @@ def from_problem(
     request_id: str | None = None,
 ) -> LLMError:
     """Return the error that the server spoke of, in a body under HTTP `status` (None for 200)."""
-    # A gateway wraps a worker's 4xx in its own 5xx; its own 4xx is its own.
-    code = status if status is not None and status < 500 else problem.status or status
+    code = problem.status or problem.hinted
+    if status is not None and not (status >= 500 and problem.status and problem.status < 500):
+        code = status  # what HTTP says counts, unless a gateway wraps a worker's 4xx in its own 5xx
     said = quote(problem.message, endpoint.keys)
     where = f"{endpoint.name}, HTTP {code}" if code is not None else endpoint.name
     kwargs: dict[str, Any] = {"status": code, "request_id": request_id}
@@ -127,7 +130,8 @@ def hide_keys(error: BaseException, keys: tuple[str, ...]) -> None:
         for name in ("message", "body"):
             value = getattr(link, name, None)
             if isinstance(value, (str, dict, list)):
-                setattr(link, name, _masked(value, keys))
+                with suppress(AttributeError):  # read-only
+                    setattr(link, name, _masked(value, keys))
 
 
 def _masked(value: Any, keys: tuple[str, ...]) -> Any:
@@ -164,8 +168,9 @@ def readable(text: str) -> str:
     """Return `text`, or, of a web page, its title or its words."""
     if not text.lstrip().startswith("<"):
         return text
-    title = _TITLE.search(text[:100_000])
-    return (title[1].strip() if title else "") or _TAGS.sub(" ", text[:100_000]).strip() or "an empty web page"
+    text = text[:_PAGE_LIMIT]
+    title = _TITLE.search(text)
+    return (title[1].strip() if title else "") or _TAGS.sub(" ", text).strip() or "an empty web page"
 
 
 def _from_transport(error: Exception, endpoint: Endpoint) -> LLMError:
@@ -176,8 +181,6 @@ def _from_transport(error: Exception, endpoint: Endpoint) -> LLMError:
 
     chain = list(_chain(error))
     cause = chain[-1]
-    if isinstance(error, openai.APITimeoutError) and len(chain) == 1:
-        return timed_out("first_token", None, endpoint)  # a mock's: nothing below it tells more
     for link in chain:
         if isinstance(link, (aiohttp.ConnectionTimeoutError, httpx2.PoolTimeout)):
             return timed_out("connect", endpoint.connect_timeout, endpoint)
@@ -190,6 +193,8 @@ def _from_transport(error: Exception, endpoint: Endpoint) -> LLMError:
                 break
             said = str(getattr(link, "message", link)).partition("\n")[0]
             return UnexpectedResponseError(f"{endpoint.name} does not speak HTTP: {quote(said, endpoint.keys)}")
+    if isinstance(error, (openai.APITimeoutError, TimeoutError)) and len(chain) == 1:
+        return timed_out("first_token", None, endpoint)  # a mock's: nothing below it tells more
     connecting = (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, httpx2.ConnectError)
     refused = any(isinstance(link, connecting) for link in chain)
     if not refused and any(isinstance(link, httpx2.ConnectTimeout) for link in chain[-1:]):

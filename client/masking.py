@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 QUOTE_LIMIT = 500
+_READ_LIMIT = 20_000
 MASK = "***"
 
 # What keys look like, for those that we were not told: a server may echo another service's.
@@ -24,5 +25,5 @@ def mask(text: str, keys: Iterable[str]) -> str:
 
 def quote(text: str, keys: Iterable[str]) -> str:
     """Return `text` fit for a message: masked, on one line, at most 500 characters long."""
-    text = " ".join(mask(text, keys).split())
+    text = " ".join(mask(text[:_READ_LIMIT], keys).split())
     return text if len(text) <= QUOTE_LIMIT else text[: QUOTE_LIMIT - 1] + "…"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from client.chunk import loads
@@ -47,11 +47,15 @@ _STATUS_IN_TEXT = re.compile(r"(?i)\b(?:http(?:/[\d.]+)?|status(?: code)?|error 
 
 @dataclass(frozen=True)
 class Problem:
-    """Hold an error that a body spoke of: its text, its HTTP status if it named one, its code or type."""
+    """Hold an error that a body spoke of: its text, its HTTP status if it named one, its code or type.
+
+    `hinted` is a status that only the text spoke of ("HTTP 429"): worker-vllm's errors have it nowhere else.
+    """
 
     message: str
     status: int | None = None
     kind: str = ""
+    hinted: int | None = None
 
 
 def find_problem(body: object, depth: int = 0) -> Problem | None:
@@ -63,7 +67,7 @@ def find_problem(body: object, depth: int = 0) -> Problem | None:
     error = body.get("error")
     if error:
         inner = _read(error, depth)
-        return Problem(inner.message, inner.status or _status(body), inner.kind)
+        return replace(inner, status=inner.status or _status(body))
     if body.get("object") == "error":
         return _read(body, depth)
     if body.get("choices"):
@@ -94,7 +98,7 @@ def _read(error: object, depth: int) -> Problem:
         inner = _json(error)
         if inner is not None and depth < 4:
             return find_problem(inner, depth + 1) or _read(inner, depth + 1)
-        return Problem(error, _status_in(error))
+        return Problem(error, hinted=_status_in(error))
     if not isinstance(error, dict):
         return Problem(json.dumps(error))
     kind = str(error.get("code") or "") if not _number(error.get("code")) else ""
@@ -105,14 +109,14 @@ def _read(error: object, depth: int) -> Problem:
         inner = _json(message)
         if inner is not None and depth < 4:
             within = find_problem(inner, depth + 1) or _read(inner, depth + 1)
-            return Problem(within.message, status or within.status, within.kind or kind)
+            return replace(within, status=status or within.status, kind=within.kind or kind)
     elif isinstance(message, dict) and depth < 4:
         within = _read(message, depth + 1)
-        return Problem(within.message, status or within.status, within.kind or kind)
+        return replace(within, status=status or within.status, kind=within.kind or kind)
     text = message if isinstance(message, str) else json.dumps(message or error)
     names = (error.get("code"), error.get("type"))
     status = status or next((_NAMED[str(name).lower()] for name in names if str(name).lower() in _NAMED), None)
-    return Problem(text, status or _status_in(text), kind)
+    return Problem(text, status, kind, _status_in(text))
 
 
 def _status(body: dict[str, Any]) -> int | None:

@@ -89,10 +89,8 @@ class ResponseSource:
 def _aiohttp_response(response: Any) -> ClientResponse | None:
     if response.headers.get("content-encoding", "identity").lower() != "identity":
         return None
-    try:
-        from aiohttp import ClientResponse, StreamReader
-    except ImportError:
-        return None
+    from aiohttp import ClientResponse, StreamReader  # loaded on first use
+
     stream = getattr(response.stream, "_stream", None)
     below = getattr(stream, "_aiohttp_response", None)
     if isinstance(below, ClientResponse) and isinstance(below.content, StreamReader):

@@ -21,7 +21,7 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 import client as package
-from client import ConfigurationError, LLMClient, RateLimitedError
+from client import ConfigurationError, LLMClient, LLMTimeoutError, RateLimitedError
 from tests.client.conftest import HELLO
 from tests.support.fake_openai import FakeOpenAI, piece, say
 
@@ -244,6 +244,9 @@ async def test_errors_of_a_mock() -> None:
     with pytest.raises(RateLimitedError) as caught:
         await client.generate(HELLO)
     assert caught.value.__cause__ is error
+    client.client.chat.completions.create = AsyncMock(side_effect=TimeoutError)  # type: ignore[method-assign]
+    with pytest.raises(LLMTimeoutError):
+        await client.generate(HELLO)
     client.client.chat.completions.create = AsyncMock(side_effect=ZeroDivisionError)  # type: ignore[method-assign]
     with pytest.raises(ZeroDivisionError):
         await client.generate(HELLO)

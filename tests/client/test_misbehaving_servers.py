@@ -413,6 +413,31 @@ async def test_error_body_cut(server: FakeOpenAI, make: Make) -> None:
     assert (type(error), error.status) == (ServerError, 503)
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "said"),
+    [
+        (500, {"error": json.dumps({"error": {"message": "bad", "code": 400}})}, BadRequestError, 400),
+        (500, {"error": "upstream said HTTP 400"}, ServerError, 500),
+        (400, {"error": {"message": "x", "code": 503}}, BadRequestError, 400),
+        (503, {"error": {"message": "x", "code": 500}}, ServerError, 503),
+    ],
+)
+async def test_a_status_within_a_status(
+    server: FakeOpenAI, make: Make, status: int, body: object, kind: type[LLMError], said: int
+) -> None:
+    server.script(reply(status, body))
+    error, _ = await failure_of(make())
+    assert (type(error), error.status) == (kind, said)
+
+
+async def test_pages_made_to_be_slow(server: FakeOpenAI, make: Make) -> None:
+    server.default = reply(200, "<script" * 300_000)
+    began = time.monotonic()
+    error, _ = await failure_of(make())
+    assert type(error) is UnexpectedResponseError
+    assert time.monotonic() - began < 2
+
+
 async def test_retry_after(server: FakeOpenAI, make: Make) -> None:
     server.script(reply(429, {"error": "slow down"}, retry_after="7"))
     error, _ = await failure_of(make())
