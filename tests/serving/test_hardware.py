@@ -4,12 +4,16 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from serving import nvml
 from serving.errors import ConfigurationError
+from serving.gemma3 import FAMILY
 from serving.gpu_catalog import KNOWN_GPUS
 from serving.hardware import Hardware, detect, parse_gpus
 from serving.memory import GIB
+from serving.plan import Wishes, make_plan
 
 
 def one(text):
@@ -231,3 +235,42 @@ def test_no_driver_is_no_problem_and_a_broken_one_is(driver):
         assert broken.gpus == ()
         assert failure in broken.problem
     assert "--gpus all" in driver(library=False, module=True).problem
+
+
+WORDS = st.sampled_from(
+    [
+        "2x",
+        "1x",
+        "0x",
+        "x",
+        "H100",
+        "A100",
+        "NVIDIA",
+        "MIG",
+        "3g.40gb",
+        "79.2GiB",
+        "80GB",
+        "sm90",
+        "sm",
+        "free=",
+        "40GiB",
+        ",",
+    ]
+)
+
+
+@settings(deadline=None)
+@given(
+    st.one_of(st.text(max_size=40), st.lists(WORDS, max_size=8).map(" ".join), st.lists(WORDS, max_size=5).map("".join))
+)
+def test_any_text_is_read_or_refused_in_one_sentence(text):
+    refusal = None
+    try:
+        hardware = parse_gpus(text)
+    except ConfigurationError as error:
+        refusal = str(error)
+    if refusal is None:
+        assert make_plan(FAMILY[0], hardware, Wishes()).reason
+    else:
+        assert "is not allowed" in refusal
+        assert len(refusal.splitlines()) == 1
