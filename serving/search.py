@@ -85,7 +85,7 @@ def wanted_length(model: ModelFacts, wishes: Wishes) -> int:
 
 
 def every_candidate(model: ModelFacts, hardware: Hardware, wishes: Wishes) -> list[Candidate]:
-    """Return all that can be tried on this hardware, best precision first, and in it the larger batch first."""
+    """Return all that can be tried: best precision first, in it the larger batch, in that bfloat16 before float32."""
     found: list[Candidate] = []
     for checkpoint in checkpoints(model, wishes):
         if not hardware.gpus:
@@ -99,20 +99,21 @@ def every_candidate(model: ModelFacts, hardware: Hardware, wishes: Wishes) -> li
             if compute is not None:
                 by_compute.setdefault(compute, []).append(gpu)
         for batch in batches(wishes):
-            for compute, gpus in by_compute.items():
-                found.extend(candidates(model, checkpoint, compute, gpus, batch, wishes))
+            for compute in sorted(by_compute, key=lambda item: item.size):
+                found.extend(candidates(model, checkpoint, compute, by_compute[compute], batch, wishes))
     return found
 
 
 def best_candidate(tried: Sequence[Candidate], wanted: int) -> Candidate | None:
     """Return the best of what was tried that holds one request of `wanted` tokens, None if nothing does.
 
-    The order of `tried` counts: the first precision, and in it the first batch, with which anything fits.
+    The order of `tried` counts: the first precision, batch and type of computation with which anything fits.
     """
     for first in tried:
         if first.longest >= wanted:
-            alike = [item for item in tried if (item.checkpoint, item.batch) == (first.checkpoint, first.batch)]
-            return choose([item for item in alike if item.longest >= wanted], wanted)
+            alike = (first.checkpoint, first.compute, first.batch)
+            fitting = [item for item in tried if (item.checkpoint, item.compute, item.batch) == alike]
+            return choose([item for item in fitting if item.longest >= wanted], wanted)
     return None
 
 

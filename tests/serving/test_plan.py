@@ -135,6 +135,11 @@ def test_a_gpu_without_bfloat16_computes_in_float32_and_says_so():
     assert "needs 7.5 or newer" in plan("1x V100 32GB").reason
 
 
+def test_gpus_with_bfloat16_come_before_many_without():
+    found = plan("8x T4, 1x L4", FAMILY[3])
+    assert (found.precision, {gpu.name for gpu in found.gpus}) == ("bf16", {"NVIDIA L4"})
+
+
 def test_fp8_before_capability_8_9_is_said_to_be_for_the_weights_alone():
     assert "no fp8 arithmetic" in plan("1x A100 40GB").reason
     assert "no fp8 arithmetic" not in plan("1x L40S").reason
