@@ -72,6 +72,8 @@ class _Server:
         if status != 200:
             return f"waiting for the list of models (HTTP {status})"
         names = _names(body)
+        if names is None:
+            return "waiting for the list of models (what came is none)"
         if names and self._model not in names:
             listed = ", ".join(quote(name, self._endpoint.keys) for name in names[:20])
             raise ModelNotFoundError(
@@ -143,9 +145,10 @@ async def _get(endpoint: Endpoint, url: str, timeout: float | None = _PROBE_S) -
         return response.status_code, None
 
 
-def _names(body: Any) -> list[str]:
-    data = body.get("data") if isinstance(body, dict) else None
-    entries = data if isinstance(data, list) else []
+def _names(body: Any) -> list[str] | None:
+    entries = body.get("data") if isinstance(body, dict) else None
+    if not isinstance(entries, list):
+        return None
     return [entry["id"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
 
 

@@ -68,6 +68,12 @@ async def test_plain_openai_has_no_health(server: FakeOpenAI, make: Make) -> Non
     await make().wait_until_ready(5)
 
 
+async def test_a_login_page_is_no_list_of_models(server: FakeOpenAI, make: Make) -> None:
+    server.routes["/health"] = server.routes["/v1/models"] = reply(200, "<html>", "text/html")
+    with pytest.raises(LLMTimeoutError, match="list of models"):
+        await make().wait_until_ready(0.2)
+
+
 async def test_wrong_key(server: FakeOpenAI, make: Make) -> None:
     server.routes["/v1/models"] = reply(401, {})
     with pytest.raises(AuthenticationError):
