@@ -59,8 +59,8 @@ class CachedModel:
         return True
 
     def _endpoint(self, endpoint_id: str) -> Json:
-        endpoints = self._call(READ, {})["myself"]["endpoints"]
-        found = next((item for item in endpoints if item["id"] == endpoint_id), None)
+        account = self._call(READ, {}).get("myself") or {}
+        found = next((item for item in account.get("endpoints") or () if item["id"] == endpoint_id), None)
         if found is None:
             raise DeployError(
                 f"RunPod's GraphQL API does not know endpoint {endpoint_id}, so that no cached model can be set: "

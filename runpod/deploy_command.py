@@ -20,7 +20,6 @@ from deploy_report import (
     show_bound,
     show_changes,
     show_status,
-    usd,
 )
 from masking import secret_values
 from serving.errors import ConfigurationError
@@ -193,6 +192,7 @@ def down(session: Session, options: argparse.Namespace) -> int:
             screen.say(f"There is no endpoint called {deploy.name!r}: nothing to delete.")
         if options.dry_run:
             screen.say("Dry run: nothing was deleted.")
+            screen.result({"deleted": None, "dry_run": True})
             return 0
         if rows:
             screen.ask("Delete this? It cannot be undone.")
@@ -284,6 +284,10 @@ def _warn(session: Session, chosen: Sequence[Offer]) -> None:
             f"{chosen[0].plan.checkpoint} is gated: accept its licence on Hugging Face, and set HF_TOKEN or "
             "DEPLOY_HF_SECRET."
         )
+    if deploy.mode == "load-balancer" and "SERVE_API_KEY" in session.wanted.travelling:
+        screen.warn(
+            "SERVE_API_KEY stays here: behind a load balancer callers send RUNPOD_API_KEY, and RunPod checks it."
+        )
     if deploy.hf_secret is None and serve.hf_token is not None:
         screen.warn(
             "HF_TOKEN travels as plain text: make it a secret in RunPod's console and name that in DEPLOY_HF_SECRET."
@@ -312,7 +316,7 @@ def _existing_volumes(session: Session, api: RunpodApi) -> list[Json]:
 
 
 def _about(volume: Json) -> str:
-    month = usd(volume["size"] * VOLUME_USD_PER_GB_MONTH)
+    month = f"${volume['size'] * VOLUME_USD_PER_GB_MONTH:.2f}"
     return f"network volume {volume['name']} ({volume['id']}, {volume['size']} GB, about {month} a month)"
 
 

@@ -33,7 +33,11 @@ class ApiError(DeployError):
 
 
 class Unreachable(DeployError):
-    """Report that no answer came, or none in time."""
+    """Report that no answer came, or none in time; `late`: the request arrived and may still be worked on."""
+
+    def __init__(self, message: str, *, late: bool = False) -> None:
+        super().__init__(message)
+        self.late = late
 
 
 class Declined(DeployError):

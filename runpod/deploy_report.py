@@ -32,8 +32,8 @@ def show_offers(
             f"{offer.plan.max_model_len:,}",
             str(offer.plan.max_num_seqs),
             usd(offer.hourly),
-            usd(offer.per_million_tokens),
-            usd(offer.cold_start(cached=cached)),
+            _about(offer.per_million_tokens),
+            _about(offer.cold_start(cached=cached)),
             ", ".join(sorted({card.availability for card in offer.pool.cards if card.availability})) or "unknown",
         )
         for offer in fitting
@@ -134,7 +134,7 @@ def show_status(screen: Screen, status: Json) -> None:
         ("GPUs", status["gpu"]),
         ("workers", f"{counts} (min {workers['min']}, max {workers['max']})"),
         ("jobs", "unknown" if jobs is None else ", ".join(f"{count} {state}" for state, count in jobs.items())),
-        ("cost so far", "unknown" if status["cost_usd"] is None else usd(status["cost_usd"])),
+        ("cost so far", "unknown" if status["cost_usd"] is None else _about(status["cost_usd"])),
     ]
     rows += [("last error", error) for error in status["errors"]]
     screen.table("", ("", ""), rows)
@@ -157,7 +157,13 @@ def show_status(screen: Screen, status: Json) -> None:
 
 
 def usd(amount: float | None) -> str:
-    """Return an amount of money, or a dash."""
+    """Return an amount of money, or a dash; more than two decimals only where there are more, and at most four."""
+    if amount is None:
+        return "-"
+    return f"${amount:,.2f}" if abs(round(amount, 4) - round(amount, 2)) < 1e-9 else f"${amount:,.4f}".rstrip("0")
+
+
+def _about(amount: float | None) -> str:
     return "-" if amount is None else f"${amount:,.2f}"
 
 

@@ -73,27 +73,27 @@ class Pool:
         return any(card.availability != "NONE" for card in self.cards)
 
 
-# Prices: https://docs.runpod.io/serverless/pricing, USD per second times 3600. The live catalogue wins over them.
+# Prices: https://docs.runpod.io/serverless/pricing, USD per second times 3600, to the cent. The live catalogue wins.
 POOLS = (
     Pool(
         "AMPERE_24",
-        0.684,
+        0.68,
         (
             Card("NVIDIA L4", 300),
             Card("NVIDIA RTX A5000", 768),
             Card("NVIDIA GeForce RTX 3090", 936),
         ),
     ),
-    Pool("ADA_24", 1.116, (Card("NVIDIA GeForce RTX 4090", 1008),)),
+    Pool("ADA_24", 1.12, (Card("NVIDIA GeForce RTX 4090", 1008),)),
     Pool("ADA_32_PRO", None, (Card("NVIDIA GeForce RTX 5090", 1792),)),
     Pool(
         "AMPERE_48",
-        1.224,
+        1.22,
         (Card("NVIDIA RTX A6000", 768), Card("NVIDIA A40", 696)),
     ),
     Pool(
         "ADA_48_PRO",
-        1.908,
+        1.91,
         (
             Card("NVIDIA L40", 864),
             Card("NVIDIA L40S", 864),
@@ -102,12 +102,12 @@ POOLS = (
     ),
     Pool(
         "AMPERE_80",
-        2.736,
+        2.74,
         (Card("NVIDIA A100 80GB PCIe", 1935), Card("NVIDIA A100-SXM4-80GB", 2039)),
     ),
     Pool(
         "ADA_80_PRO",
-        4.176,
+        4.18,
         (
             Card("NVIDIA H100 PCIe", 2000),
             Card("NVIDIA H100 80GB HBM3", 3350),
@@ -116,7 +116,7 @@ POOLS = (
     ),
     Pool(
         "BLACKWELL_96",
-        3.996,
+        4.00,
         (
             Card("NVIDIA RTX PRO 6000 Blackwell Server Edition", 1597),
             Card("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", 1792),

@@ -101,16 +101,23 @@ class RunpodApi:
     def create_endpoint(self, body: Json) -> Json:
         """Create an endpoint, never two: before any repeat it is looked up by its name.
 
-        A create that failed or whose answer was lost may have been carried out all the same.
+        A create that failed or whose answer was lost may have been carried out all the same; one that has not been
+        answered in time may even be carried out later, so that one is looked for but not repeated.
         """
+        late: Unreachable | None = None
         for attempt in self._attempts():
             with attempt:
                 if attempt.retry_state.attempt_number > 1:
                     stored = self.find_endpoint(body["name"])
                     if stored is not None:
-                        logger.info("the endpoint was created although no answer came")
                         return stored
-                return self._send("POST", "serverless", body)
+                if late is not None:
+                    raise late
+                try:
+                    return self._send("POST", "serverless", body)
+                except Unreachable as error:
+                    late = error if error.late else None
+                    raise
         raise AssertionError("unreachable")  # tenacity raises the last error itself
 
     def update_endpoint(self, endpoint_id: str, body: Json) -> Json:
@@ -221,7 +228,8 @@ class RunpodApi:
             answer = self._http.request(method, path, json=body, params=params)
         except httpx2.TransportError as error:
             raise Unreachable(
-                f"RunPod's API at {self._host} does not answer ({_why(error)}): check the network and RUNPOD_API_URL."
+                f"RunPod's API at {self._host} does not answer ({_why(error)}): check the network and RUNPOD_API_URL.",
+                late=isinstance(error, httpx2.ReadTimeout),
             ) from error
         if answer.is_error:
             raise self._error(answer)

@@ -59,8 +59,17 @@ class Screen:
     def result(self, value: Any) -> None:
         """Print the machine's answer as one line of JSON; nothing without `--json`."""
         if self.as_json:
-            sys.stdout.write(self.redact(json.dumps(value, ensure_ascii=False)) + "\n")
+            sys.stdout.write(json.dumps(self._clean(value), ensure_ascii=False) + "\n")
             sys.stdout.flush()
+
+    def _clean(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.redact(value)
+        if isinstance(value, dict):
+            return {key: self._clean(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._clean(item) for item in value]
+        return value
 
     def ask(self, question: str) -> None:
         """Return if the answer is yes. Raises Declined if it is no, or if nobody can be asked."""

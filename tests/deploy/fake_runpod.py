@@ -88,7 +88,7 @@ class FakeRunpod:
         self.releases: dict[str, list[Json]] = {}
         self.booting: dict[str, int] = {}
         self.volumes: dict[str, Json] = {}
-        self.gpus = [_gpu_type(*gpu) for gpu in GPUS]
+        self.gpus = [gpu_type(*gpu) for gpu in GPUS]
         self.failures: list[Failure] = []
         self.requests: list[tuple[str, str, Any]] = []
         self.boot = BOOT
@@ -433,7 +433,7 @@ def _release(version: int, diff: list[Json]) -> Json:
     }  # fmt: skip
 
 
-def _gpu_type(gpu: str, pool: str | None, memory: int, price: float | None) -> Json:
+def gpu_type(gpu: str, pool: str | None, memory: int, price: float | None) -> Json:
     serverless = {} if price is None else {"serverless": price}
     return {
         "id": gpu, "name": gpu.removeprefix("NVIDIA "), "pool": pool, "manufacturer": "NVIDIA", "memory": memory,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from string import ascii_letters, digits
 
+import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import runpod_api
 from deploy_settings import DeploySettings
 from endpoint_spec import HEALTH_PORT, HTTP_PORT, Change, compare
 from gpu_pools import POOLS, live_pools
 from masking import MASK, Redactor, looks_secret, shown
-from tests.deploy.fake_runpod import GPUS, _gpu_type
+from tests.deploy.fake_runpod import GPUS, KEY, Failure, gpu_type
 from worker_settings import WorkerSettings
 
 # Prices per second as RunPod publishes them, and the column of prices per hour beside them.
@@ -26,15 +28,15 @@ PUBLISHED = {
 def test_the_shipped_prices_are_the_published_ones():
     shipped = {pool.id: pool.price for pool in POOLS if pool.price is not None}
 
-    assert shipped == {pool: pytest.approx(second * 3600) for pool, (second, _) in PUBLISHED.items()}
+    assert shipped == {pool: pytest.approx(second * 3600, abs=0.005) for pool, (second, _) in PUBLISHED.items()}
     assert {pool: round(price, 2) for pool, price in shipped.items()} == {
         pool: hour for pool, (_, hour) in PUBLISHED.items()
     }
 
 
 def test_the_live_catalogue_wins_over_the_shipped_table():
-    new = _gpu_type("NVIDIA RTX 5880 Ada Generation", "ADA_48_PRO", 48, 1.90)
-    pools = {pool.id: pool for pool in live_pools([*(_gpu_type(*gpu) for gpu in GPUS), new])}
+    new = gpu_type("NVIDIA RTX 5880 Ada Generation", "ADA_48_PRO", 48, 1.90)
+    pools = {pool.id: pool for pool in live_pools([*(gpu_type(*gpu) for gpu in GPUS), new])}
 
     assert pools["ADA_48_PRO"].price == 1.90
     assert "NVIDIA RTX 5880 Ada Generation" in [card.id for card in pools["ADA_48_PRO"].cards]
@@ -93,3 +95,23 @@ def test_a_changed_secret_is_a_change_that_shows_neither():
 
 def test_settings_keep_the_key_out_of_their_repr():
     assert "rpa_secret" not in repr(DeploySettings(api_key="rpa_secret"))
+
+
+def test_a_create_that_may_still_be_worked_on_is_not_repeated(runpod, monkeypatch):
+    monkeypatch.setattr(runpod_api, "TIMEOUT", httpx2.Timeout(0.3))
+    runpod.failures.append(Failure("POST", "/serverless", delay=1.0, carried_out=True))
+    body = {
+        "name": "gemma",
+        "type": "QUEUE",
+        "image": "image:1",
+        "gpu": {"pools": ["ADA_24"]},
+        "scaling": {"type": "QUEUE_DELAY", "queueDelay": 4},
+    }
+    with runpod_api.RunpodApi(runpod.url, KEY, Redactor(), pause=0.3) as api:
+        assert api.create_endpoint(body)["id"] == "ep1"
+    assert len(runpod.calls("POST", "/serverless")) == 1
+
+
+def test_an_address_without_a_path_is_that_of_version_2(runpod):
+    with runpod_api.RunpodApi(runpod.root, KEY, Redactor()) as api:
+        assert api.find_endpoint("gemma") is None

@@ -78,11 +78,18 @@ def test_the_deploy_section_works_from_top_to_bottom(checkout, runpod):
     settings = {**values, "RUNPOD_API_URL": runpod.url}
     (checkout / ".env").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
 
+    docker = checkout / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text('#!/bin/sh\necho "docker $*"\n')
+    docker.chmod(0o755)
+    environment = clean_environment(PATH=f"{docker.parent}:{os.environ['PATH']}")
+
     blocks = commands("RunPod: deploy")
     change = "echo DEPLOY_WORKERS_MAX=2 >>.env && make deploy"  # what a rollback takes back
     blocks.insert(next(number for number, block in enumerate(blocks) if "rollback" in block), change)
-    out = run("\n".join(blocks), checkout, clean_environment(), "y")
+    out = run("\n".join(blocks), checkout, environment, "y")
 
+    assert f"docker push {IMAGE}" in out
     assert out.count("Paris") >= 2  # the deploy's own question, and the client's
     assert "Created endpoint gemma3-27b" in out
     assert "Nothing is left that costs money." in out
