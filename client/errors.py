@@ -69,7 +69,7 @@ class LLMTimeoutError(LLMError):
         self,
         message: str,
         *,
-        phase: Phase,
+        phase: Phase = "total",
         status: int | None = None,
         partial: str = "",
         retryable: bool | None = None,

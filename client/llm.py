@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
+from client.errors import ConfigurationError
 from client.request import arguments
 from client.stream import TextStream
 
@@ -58,7 +59,7 @@ class LLMClient:
         from client.settings import DEFAULT_MODEL
 
         self._settings = settings
-        self.model = settings.model or DEFAULT_MODEL
+        self.model = DEFAULT_MODEL if settings.model is None else settings.model
         self.max_tokens = settings.max_tokens
         self.temperature = settings.temperature
         self._endpoint = Endpoint(settings)
@@ -85,9 +86,12 @@ class LLMClient:
         """Return the answer as an async iterable of text that also has its finish reason, usage, figures and more.
 
         `options` go into the request: `top_p`, `stop`, `seed`, `tools`, `response_format`, ..., and vLLM's own
-        (`top_k`, `min_p`, ...). Iterating raises LLMError.
+        (`top_k`, `min_p`, ...). Raises ConfigurationError for messages that are none; iterating raises LLMError.
         """
-        messages = [dict(message) for message in messages]
+        try:
+            messages = [dict(message) for message in messages]
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError("messages must be a list of messages, each with a role and a content.") from error
 
         def prepare(endpoint: Endpoint) -> dict[str, Any]:
             model = self._settings.fallback_model if endpoint.fallback else None

@@ -7,6 +7,7 @@ import functools
 import gc
 import inspect
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -386,3 +387,14 @@ async def test_an_instrumentation_sees_the_messages(
     assert await make().generate(HELLO) == "Hello"
     assert seen == [HELLO]
     assert server.requests[0].json["messages"] == HELLO
+
+
+async def test_messages_that_are_none(make: Make) -> None:
+    with pytest.raises(ConfigurationError, match="messages must be"):
+        await make().generate("hello")  # type: ignore[arg-type]
+
+
+def test_errors_can_be_pickled() -> None:
+    error = LLMTimeoutError("late", phase="idle", partial="Hel")
+    error = pickle.loads(pickle.dumps(error))
+    assert (str(error), error.phase, error.partial, error.retryable) == ("late", "idle", "Hel", True)
