@@ -23,7 +23,6 @@ def arguments(
     Options that the openai client does not know (vLLM's `top_k`, `min_p`, ...) go into `extra_body`; an option of None
     is left out.
     """
-    model = options.get("model") or model
     found: dict[str, Any] = {
         "model": model,
         "messages": merge_turns(messages) if is_gemma(model) else list(messages),

@@ -128,7 +128,7 @@ async def test_runpod_is_asked_again_where_no_job_ran(runpod: FakeOpenAI, make: 
 
 @pytest.mark.parametrize(
     "respond",
-    [drop, reply(429, ""), reply(500, ""), reply(200, {"error": "no workers"}), events({"error": {"code": 503}})],
+    [reply(429, ""), reply(500, ""), reply(200, {"error": "no workers"}), events({"error": {"code": 503}}), drop],
 )
 async def test_fallback(server: FakeOpenAI, second: FakeOpenAI, make: Make, respond: Respond) -> None:
     server.default = respond
@@ -140,7 +140,8 @@ async def test_fallback(server: FakeOpenAI, second: FakeOpenAI, make: Make, resp
     assert (stream.stats.endpoint, stream.stats.model) == (second.base_url, "other")
     assert second.requests[0].json["model"] == "other"
     assert second.requests[0].headers["authorization"] == "Bearer other-key"
-    assert await client.generate(HELLO) == "second"
+    assert await client.generate(HELLO, model="mine") == "second"
+    assert (server.requests[-1].json["model"], second.requests[-1].json["model"]) == ("mine", "other")
 
 
 async def test_fallback_when_nobody_is_there(second: FakeOpenAI, make: Make) -> None:
