@@ -151,10 +151,10 @@ def rollback(session: Session, options: argparse.Namespace) -> int:
     screen = session.screen
     with session.api() as api:
         live = session.must_find(api)
-        releases = [release for release in api.releases(live["id"])["releases"] if release["diff"]]
-        if not releases:
+        release = endpoint_releases.last_change(api.releases(live["id"])["releases"])
+        if release is None:
             raise DeployError(f"Endpoint {live['name']} has no release to go back to: its first one is live.")
-        before = endpoint_releases.undo(releases[0], live)
+        before = endpoint_releases.undo(release, live)
         screen.redact.learn(secret_values(before.get("env") or {}))
         changes = endpoint_spec.compare(before, live)
         body = endpoint_spec.patch(before, live)
@@ -250,7 +250,7 @@ def _send(session: Session, api: RunpodApi, body: Json, live: Json | None) -> Js
     else:
         endpoint = live
     session.standing = (
-        f"Endpoint {name} ({endpoint['id']}) exists and is as it should be: `make deploy` again goes on from here, "
+        f"Endpoint {name} ({endpoint['id']}) exists with these settings: `make deploy` again goes on from here, "
         "`make undeploy` removes it."
     )
     return endpoint
@@ -262,7 +262,7 @@ def _finish(session: Session, api: RunpodApi, endpoint: Json, *, wait: bool) -> 
     url = endpoint_status.base_url(endpoint) or endpoint_status.base_url(api.endpoint(endpoint["id"]))
     if url is None:
         raise DeployError("RunPod gave no address for the endpoint: see it in RunPod's console.")
-    model = session.wanted.served_name
+    model = (endpoint.get("env") or {}).get("SERVE_SERVED_MODEL_NAME") or session.wanted.served_name
     answer = None
     if wait:
         rollout.wait_until_ready(api, endpoint, init_timeout=session.deploy.init_timeout, screen=screen)

@@ -45,6 +45,15 @@ _EMPTY: Json = {
 }  # fmt: skip
 
 
+def last_change(releases: list[Json]) -> Json | None:
+    """Return the newest release that changed something (`releases` come newest first), or None."""
+    changed = [release for release in releases if release["diff"]]
+    # The first release of all has nothing before it, even where its diff lists what it began with.
+    if len(releases) == 1 and changed and all(entry["old"] is None for entry in changed[0]["diff"]):
+        return None
+    return changed[0] if changed else None
+
+
 def undo(release: Json, live: Json) -> Json:
     """Return the endpoint as it was before `release`: `live` with that release's changes taken back.
 

@@ -115,9 +115,11 @@ class FakeRunpod:
 
     async def _start(self) -> None:
         application = web.Application()
+        # RunPod has these on three hosts; the paths are the same.
+        application.router.add_route("*", r"/v2/{id:ep\d+}/{tail:.*}", self._call)
         application.router.add_route("*", "/v2/{tail:.*}", self._api)
         application.router.add_post("/graphql", self._graphql)
-        application.router.add_route("*", "/calls/{id}/{tail:.*}", self._call)
+        application.router.add_route("*", "/balanced/{id}/{tail:.*}", self._call)
         self._runner = web.AppRunner(application, shutdown_timeout=1.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -249,13 +251,14 @@ class FakeRunpod:
             return refused
         number = len(self.releases) + 1
         endpoint_id = f"ep{number}"
-        calls = f"{self.root}/calls/{endpoint_id}"
+        calls = f"{self.root}/v2/{endpoint_id}"
         ways = ("run", "status", "stream", "cancel", "retry", "health")
         urls = {way: f"{calls}/{way}" for way in ways} | {
             "runSync": f"{calls}/runsync", "purgeQueue": f"{calls}/purge-queue",
         }  # fmt: skip
         if body["type"] == "LOAD_BALANCER":
-            urls = {"base": calls, "health": f"{calls}/ping"}
+            base = f"{self.root}/balanced/{endpoint_id}"
+            urls = {"base": base, "health": f"{base}/ping"}
         gpu = {"count": 1, "allowedCudaVersions": [], "minCudaVersion": None, **body["gpu"]}
         defaults = {"env": {}, "flashboot": "OFF", "timeout": 0, "dataCenterIds": [], "networkVolumes": []}
         workers = {"min": 0, "max": 3, **body.get("workers", {})}

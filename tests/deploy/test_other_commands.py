@@ -144,6 +144,7 @@ def test_a_wrong_key_is_said(deploy):
 
 
 def test_status_is_one_screen(deploy, runpod):
+    runpod.boot = runpod.boot[-1:]
     deploy("up", "--yes")
     ran = deploy("status")
 
@@ -180,6 +181,7 @@ def test_watch_goes_on_until_ctrl_c(deploy, runpod):
 
 
 def test_logs_streams_a_worker_s_log(deploy, runpod):
+    runpod.boot = runpod.boot[-1:]
     deploy("up", "--yes")
     runpod.log += ["the token is hf_0123456789abcdef"]
     ran = deploy("logs", HF_TOKEN="hf_0123456789abcdef")

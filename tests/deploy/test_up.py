@@ -225,13 +225,14 @@ def test_waits_asks_a_question_and_writes_the_file_for_the_application(deploy, r
     file = deploy.folder / ".env.runpod"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert file.read_text().splitlines() == [
-        f"LLM_BASE_URL={runpod.root}/calls/ep1/openai/v1",
+        f"LLM_BASE_URL={runpod.root}/v2/ep1/openai/v1",
         f"LLM_API_KEY={KEY}",
         "LLM_MODEL=google/gemma-3-27b-it",
     ]
 
 
 def test_the_name_of_the_model_is_the_same_on_both_sides(deploy, runpod):
+    runpod.boot = runpod.boot[-1:]
     ran = deploy("up", "--yes", LLM_MODEL="gemma")
 
     assert ran.status == 0, ran.text
@@ -240,6 +241,7 @@ def test_the_name_of_the_model_is_the_same_on_both_sides(deploy, runpod):
 
 
 def test_load_balancer_mode(deploy, runpod):
+    runpod.boot = runpod.boot[-1:]
     ran = deploy("up", "--yes", DEPLOY_MODE="load-balancer", SERVE_API_KEY="a-key-of-the-server")
 
     assert ran.status == 0, ran.text
@@ -249,7 +251,7 @@ def test_load_balancer_mode(deploy, runpod):
     assert body["ports"] == [f"{body['env']['PORT']}/http", f"{body['env']['PORT_HEALTH']}/http"]
     assert body["env"]["WORKER_MODE"] == "load-balancer"
     assert "SERVE_API_KEY" not in body["env"]
-    assert f"LLM_BASE_URL={runpod.root}/calls/ep1/v1\n" in (deploy.folder / ".env.runpod").read_text()
+    assert f"LLM_BASE_URL={runpod.root}/balanced/ep1/v1\n" in (deploy.folder / ".env.runpod").read_text()
 
 
 def test_a_queue_that_scales_by_requests_sends_no_idle_timeout(deploy, runpod):
@@ -313,7 +315,7 @@ def test_a_worker_that_fails_says_why(deploy, runpod):
 
 def test_an_answer_that_does_not_come_leaves_a_state_that_is_said(deploy, runpod):
     deploy.env["DEPLOY_NAME"] = "broken"
-    runpod.answer = ""
+    runpod.boot, runpod.answer = runpod.boot[-1:], ""
     ran = deploy("up", "--yes")
 
     assert ran.status == 1
