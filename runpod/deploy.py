@@ -1,4 +1,4 @@
-"""Deploy to RunPod: `python runpod/deploy.py {plan,up,status,logs,rollback,down}`, from the same `.env` as the rest.
+"""Deploy to RunPod: from `.env` to a running endpoint and back to zero, by one command each.
 
 Run by path, never imported as part of a package: a folder `runpod` with an `__init__.py` would hide RunPod's SDK.
 """

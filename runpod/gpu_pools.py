@@ -26,8 +26,8 @@ BANDWIDTH_SHARE = 0.6
 DOWNLOAD_GB_PER_S = 0.3
 START_S = 180.0
 ASSUMPTIONS = (
-    f"$/M tokens assumes {AT_ONCE} answers at once (or as many of 8k tokens as fit), written at "
-    f"{BANDWIDTH_SHARE:.0%} of the memory bandwidth; a cold start assumes weights at {DOWNLOAD_GB_PER_S} GB/s "
+    f"$/M tokens assumes {AT_ONCE} answers at once for each copy of the model (or as many of 8k tokens as fit), written "
+    f"at {BANDWIDTH_SHARE:.0%} of the memory bandwidth; a cold start assumes weights at {DOWNLOAD_GB_PER_S} GB/s "
     f"and {START_S:.0f} s to load, compile and warm up. Estimates, for comparing."
 )
 
@@ -157,7 +157,8 @@ class Offer:
         """Return the estimate of what one worker writes when busy, in tokens/s (see ASSUMPTIONS)."""
         if not self.fits:
             return None
-        at_once = max(1.0, min(float(AT_ONCE), float(self.plan.concurrency.get(8192) or 1)))
+        wanted = AT_ONCE * (self.plan.data_parallel_size or 1)
+        at_once = max(1.0, min(float(wanted), float(self.plan.concurrency.get(8192) or 1)))
         gpus_per_copy = self.plan.tensor_parallel_size or 1
         return at_once * BANDWIDTH_SHARE * self.card.bandwidth * gpus_per_copy / weight_gb(self.plan)
 
