@@ -26,7 +26,7 @@ BANDWIDTH_SHARE = 0.6
 DOWNLOAD_GB_PER_S = 0.3
 START_S = 180.0
 ASSUMPTIONS = (
-    f"$/M tokens assumes {AT_ONCE} answers at once for each copy of the model (or as many of 8k tokens as fit), written "
+    f"$/M tokens assumes {AT_ONCE} answers at once for each copy of the model (or what fits of 8k tokens), written "
     f"at {BANDWIDTH_SHARE:.0%} of the memory bandwidth; a cold start assumes weights at {DOWNLOAD_GB_PER_S} GB/s "
     f"and {START_S:.0f} s to load, compile and warm up. Estimates, for comparing."
 )
