@@ -136,7 +136,7 @@ def compare(wish: Json, live: Json | None) -> list[Change]:
         if field == "env":
             changes += _env_changes(old or {}, new)
         else:
-            changes.append(Change(field, "" if live is None else _text(old), _text(new)))
+            changes.append(Change(field, "" if live is None else _text(old, field), _text(new, field)))
     if live is not None:
         changes += _left_over(wish, live)
     return changes
@@ -203,11 +203,11 @@ def _env_changes(old: dict[str, str], new: dict[str, str]) -> list[Change]:
     return changes
 
 
-def _text(value: object) -> str:
+def _text(value: object, field: str = "") -> str:
     if value is None:
         return ""
     if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
+        return ", ".join(map(str, value)) or ("any" if field == "dataCenterIds" else "none")
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

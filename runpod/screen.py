@@ -44,16 +44,15 @@ class Screen:
         """Print a line that should be noticed."""
         self.say(f"Warning: {text}", "yellow")
 
-    def table(
-        self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], bold_row: int | None = None
-    ) -> None:
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table; a column whose name starts with `>` is aligned to the right."""
-        table = Table(title=self.redact(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
+        if title:
+            self.say(title, "bold")  # a table would wrap its title at its own width
+        table = Table(box=None, pad_edge=False, show_header=any(columns))
         for column in columns:
             table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
-        for number, row in enumerate(rows):
-            style = "bold" if number == bold_row else ""
-            table.add_row(*(Text(self.redact(cell)) for cell in row), style=style)
+        for row in rows:
+            table.add_row(*(Text(self.redact(cell)) for cell in row))
         self._console.print(table)
 
     def result(self, value: Any) -> None:
