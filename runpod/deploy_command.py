@@ -183,9 +183,7 @@ def down(session: Session, options: argparse.Namespace) -> int:
         rows = []
         if live is not None:
             count = api.workers(live["id"])["summary"]["total"]
-            rows.append(
-                ("endpoint", f"{live['name']} ({live['id']}), queue, releases and {count} running workers")
-            )
+            rows.append(("endpoint", f"{live['name']} ({live['id']}), queue, releases and {count} running workers"))
         if options.volume:
             rows += [("network volume", _about(volume) + ", with all its files") for volume in volumes]
         if rows:
