@@ -129,11 +129,10 @@ def table(rounds: int) -> None:
     for client in CLIENTS:
         medians = {case: statistics.median(found[client, case]) for case in CASES}
         print(f"| {client} | " + " | ".join(f"{medians[case]:.0f} us" for case in CASES) + " |")
-    for other in list(CLIENTS)[1:]:
-        ratios = [
-            statistics.median(found[other, case]) / statistics.median(found["this client", case]) for case in CASES
-        ]
-        print(f"| {other} / this client | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
+    this, other, least = CLIENTS
+    for over, under in ((other, this), (this, least)):
+        ratios = [statistics.median(found[over, case]) / statistics.median(found[under, case]) for case in CASES]
+        print(f"| {over} / {under} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
 
 
 def main() -> None:
