@@ -97,6 +97,7 @@ def configure(relay: Relay, lifecycle: Lifecycle, model: str) -> dict[str, Any]:
     async def handle_whole(job: dict[str, Any]) -> dict[str, Any] | str:
         """Return the whole answer: the SDK's --test_input knows no generators."""
         parts = [part async for part in handle(job)]
+        await relay.close()
         return parts[-1] if isinstance(parts[-1], dict) else "".join(map(str, parts))
 
     config["handler"] = handle_whole if "--test_input" in sys.argv else handle

@@ -31,9 +31,11 @@ CHUNK_LIMIT = 480_000  # bytes; JSON escapes at most double them, and the platfo
 ANSWER_LIMIT = 18_000_000  # bytes; the platform takes 20 MB a result, and the SDK's JSON has more blanks than vLLM's
 # Up to so many streams nothing waits; from there the window grows with their number.
 FREE_STREAMS = 8
-FULL_STREAMS = 56
-# Of each stream, so many posts leave at once: the role, then the first token.
+FULL_STREAMS = 64
+# Of each stream, so many posts leave at once. vLLM sends the role and the first token one right after the other: given
+# this moment they share the first post, and the first token need not wait for the second.
 EAGER_POSTS = 2
+FIRST_TOKEN_S = 0.002
 # vLLM closes an idle connection after 5 s; a request must not be written into one that is about to close.
 KEEP_ALIVE_S = 2.0
 # A broken connection is seen before the end of the process is: wait this long for the better explanation.
@@ -166,6 +168,9 @@ class Relay:
         self._streams += 1
         try:
             while data := await response.content.readany():
+                if posts == 0:
+                    await asyncio.sleep(FIRST_TOKEN_S)
+                    data += response.content.read_nowait()
                 for text in buffer.feed(data):
                     failure = failure or _find_error(text)
                     posts += 1

@@ -90,6 +90,16 @@ async def test_vllms_death_fails_the_jobs_in_flight_and_ends_the_worker(tmp_path
         await eventually(lambda: all(map(is_gone, family)))
 
 
+async def test_a_crowd_of_streams_fails_whole_when_vllm_dies(tmp_path):
+    async with platform_and_worker(tmp_path) as (platform, worker):
+        jobs = await asyncio.gather(*(start_stream(platform, tokens=["x"] * 2000) for _ in range(30)))
+        await asyncio.sleep(0.5)
+        worker.vllm().kill()
+        assert all(await asyncio.gather(*(job.finish(4) for job in jobs)))
+        assert {code_of(job) for job in jobs} == {503}
+        assert await worker.exit_status(within=5) == 1
+
+
 async def test_a_vllm_that_ends_by_itself_in_a_stream_counts_as_dead(tmp_path):
     async with platform_and_worker(tmp_path) as (platform, worker):
         job = await run_job(platform, chat(crash_after=3, interval=0.05))
