@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if __name__ == "__main__":  # run by path: this folder comes first on the path, `serving` lies beside it
     sys.path.insert(1, str(Path(__file__).parents[1]))
 
-import load_balancer
 from job_error import JobError
 from jobs import read_job
 from lifecycle import Lifecycle
 from relay import Relay
-from serving.errors import ServingError
+from serving.errors import EngineFailed, ServingError
 from serving.settings import ServeSettings
 from startup import Boot
 from unfit import report_unfit
@@ -40,11 +39,14 @@ def main() -> int:
     """Run the worker; return its exit status."""
     begin = time.monotonic()
     logging.basicConfig(level=logging.INFO, format="%(levelname)-7s| %(message)s", stream=sys.stderr)
-    signal.signal(signal.SIGTERM, _leave)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
     try:
         worker = WorkerSettings.load()
         serve = ServeSettings.load()
         if worker.mode == "load-balancer":
+            import load_balancer  # aiohttp's server: nothing that a queue worker needs
+
             return load_balancer.run(worker, serve, begin)
         if not has_job_source():
             print(
@@ -55,7 +57,8 @@ def main() -> int:
             return 2
         return serve_queue(worker, serve, begin)
     except ServingError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tail = error.tail if isinstance(error, EngineFailed) else ()
+        print(*tail, f"error: {error}", sep="\n", file=sys.stderr)
         report_unfit(str(error))
         return error.exit_status
 
@@ -64,13 +67,13 @@ def serve_queue(worker: WorkerSettings, serve: ServeSettings, begin: float) -> i
     """Start vLLM on loopback and answer jobs until a signal or vLLM's death."""
     boot = Boot(serve.model_copy(update={"host": "127.0.0.1"}), worker.volume, begin)
     with boot.engine() as engine:
-        start_sdk = load_sdk()  # two seconds of imports, while vLLM loads
+        runpod = load_sdk()  # two seconds of imports, while vLLM loads
         boot.wait_ready()
         key = serve.api_key.get_secret_value() if serve.api_key else None
         relay = Relay(boot.origin, key=key, flush=worker.flush_ms / 1000)
         concurrency = worker.max_concurrency or min(DEFAULT_CONCURRENCY, boot.max_num_seqs or DEFAULT_CONCURRENCY)
         lifecycle = Lifecycle(engine, relay, concurrency=concurrency, drain_timeout=worker.drain_timeout)
-        start_sdk(configure(relay, lifecycle, boot.served_name))
+        runpod.serverless.start(configure(relay, lifecycle, boot.served_name))
     return 0
 
 
@@ -105,7 +108,7 @@ def configure(relay: Relay, lifecycle: Lifecycle, model: str) -> dict[str, Any]:
 
 
 def load_sdk() -> Any:
-    """Import RunPod's SDK, set up as this worker needs it; return its `start`."""
+    """Import RunPod's SDK, set up as this worker needs it."""
     # Its checks come after vLLM has taken the GPU, and would import torch beside it, connect to a public address and
     # want a tenth of the disk free with the weights on it. Ours ran before vLLM was started.
     os.environ["RUNPOD_SKIP_AUTO_SYSTEM_CHECKS"] = "true"
@@ -121,7 +124,7 @@ def load_sdk() -> Any:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
-    return runpod.serverless.start
+    return runpod
 
 
 def has_job_source() -> bool:

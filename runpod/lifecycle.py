@@ -82,10 +82,11 @@ class Lifecycle:
     async def _watch(self) -> None:
         while self._engine.poll() is None:  # noqa: ASYNC110 (a thread that waits would hold up the loop's end)
             await asyncio.sleep(WATCH_S)
-        reason = self._engine.failure().reason
+        failure = self._engine.failure()
+        reason = failure.reason.rstrip(".")
         self._relay.condemn(JobError(503, f"vLLM has died ({reason}); send the request again."))
         if self._end is None:
-            logger.error("vLLM has died: %s", reason)
+            logger.error("%s", "\n".join((*failure.tail, f"vLLM has died: {reason}.")))
             self._end = asyncio.ensure_future(self._fail())
 
     async def _drain(self) -> None:

@@ -70,7 +70,8 @@ class LoadBalancerWorker:
             self._status = GONE
             stop.cancel()
         if not self._stop.is_set():
-            logger.error("vLLM has died: %s", engine.failure().reason)
+            failure = engine.failure()
+            logger.error("%s", "\n".join((*failure.tail, f"vLLM has died: {failure.reason}")))
             await asyncio.sleep(GONE_S)
             return 1
         logger.info("Told to stop: requests in flight may take %g s more", self._settings.drain_timeout)
@@ -99,5 +100,4 @@ def run(worker: WorkerSettings, serve: ServeSettings, begin: float) -> int:
         }
     )
     boot = Boot(serve, worker.volume, begin)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return asyncio.run(LoadBalancerWorker(worker, boot).run())
