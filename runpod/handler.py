@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 DEFAULT_CONCURRENCY = 30
-LOCAL_FLAGS = ("--test_input", "--rp_serve_api")
 
 
 def main() -> int:
@@ -98,12 +97,12 @@ def configure(relay: Relay, lifecycle: Lifecycle, model: str) -> dict[str, Any]:
             yield part
 
     async def handle_whole(job: dict[str, Any]) -> dict[str, Any] | str:
-        """Return the whole answer: the SDK's --test_input knows no generators."""
+        """Return the whole answer: the SDK's own way of running one local job knows no generators."""
         parts = [part async for part in handle(job)]
         await relay.close()
         return parts[-1] if isinstance(parts[-1], dict) else "".join(map(str, parts))
 
-    config["handler"] = handle_whole if "--test_input" in sys.argv else handle
+    config["handler"] = handle_whole if has_local_job() else handle
     return config
 
 
@@ -128,9 +127,20 @@ def load_sdk() -> Any:
 
 
 def has_job_source() -> bool:
-    """Tell whether there is a platform, or a job on the command line."""
-    given = any(argument.split("=")[0] in LOCAL_FLAGS for argument in sys.argv[1:])
-    return "RUNPOD_WEBHOOK_GET_JOB" in os.environ or given or Path("test_input.json").is_file()
+    """Tell whether jobs come from a platform, from the SDK's local server, or from this machine."""
+    return "RUNPOD_WEBHOOK_GET_JOB" in os.environ or _has_flag("--rp_serve_api") or has_local_job()
+
+
+def has_local_job() -> bool:
+    """Tell whether the SDK will run one job, from the command line or from test_input.json, and end."""
+    if _has_flag("--rp_serve_api"):
+        return False
+    in_file = "RUNPOD_WEBHOOK_GET_JOB" not in os.environ and Path("test_input.json").is_file()
+    return in_file or _has_flag("--test_input")
+
+
+def _has_flag(name: str) -> bool:
+    return any(argument.split("=")[0] == name for argument in sys.argv[1:])
 
 
 def _die_with_the_worker() -> None:
