@@ -72,10 +72,10 @@ chat: setup ## talk to the endpoint that LLM_BASE_URL points to
 bench-client: setup ## measure the client's CPU per token beside AsyncOpenAI and a bare aiohttp reader (5 minutes)
 	@$(PY) -m tests.bench.client_bench
 
-bench-worker: setup ## measure the RunPod worker's CPU, posts and delays beside forwarding read by read (3 minutes)
+bench-worker: setup ## measure the RunPod worker's CPU, posts and delays beside forwarding read by read (4 minutes)
 	@$(PY) -m tests.bench.worker_bench $(ARGS)
 
-soak-worker: setup ## run 20,000 jobs through the RunPod worker: memory flat (5 minutes)
+soak-worker: setup ## run 20,000 jobs through the RunPod worker: memory flat (1 minute)
 	@$(PY) -m tests.bench.worker_soak $(ARGS)
 
 soak: setup ## run 100,000 short streams over one client: memory flat, no connection left open (5 minutes)

@@ -35,7 +35,7 @@ FULL_STREAMS = 64
 # Of each stream, so many posts leave at once. vLLM sends the role and the first token one right after the other: given
 # this moment they share the first post, and the first token need not wait for the second.
 EAGER_POSTS = 2
-FIRST_TOKEN_S = 0.002
+FIRST_TOKEN_S = 0.001
 # vLLM closes an idle connection after 5 s; a request must not be written into one that is about to close.
 KEEP_ALIVE_S = 2.0
 # A broken connection is seen before the end of the process is: wait this long for the better explanation.
