@@ -9,13 +9,17 @@ import importlib.util
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from typing import TYPE_CHECKING
 
 from pydantic import AliasChoices, SecretStr
-from pydantic_settings import BaseSettings
 
 from client.settings import ClientSettings
 from serving.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from pydantic_settings import BaseSettings
 
 ROOT = Path(__file__).parents[2]
 BEGIN, END = "<!-- settings: begin, written by `make settings-docs` -->", "<!-- settings: end -->"
