@@ -46,27 +46,30 @@ def build(
     program: Path,
     served_name: str,
     gemma: bool,
+    sampling: dict[str, float] | None = None,
     chat_template: Path | None = None,
     offline: bool = False,
 ) -> EngineCommand:
     """Build the command line and the environment of vLLM 0.32.
 
     The plan sizes the engine (`plan.args` begins with the checkpoint); what is added here says where it listens, under
-    which name it serves, and how it behaves. `settings.extra_args` come last and so win. The API key and the Hugging
-    Face token travel in the environment, since anybody on the machine can read an argument list.
+    which name it serves, and how it behaves; `sampling` is the server's default, for Gemma the Gemma team's advice.
+    `settings.extra_args` come last and so win. The API key and the Hugging Face token travel in the environment, since
+    anybody on the machine can read an argument list.
     """
     args = [str(program), "serve", *plan.args]
     args += ["--served-model-name", served_name]
     args += ["--host", settings.host, "--port", str(settings.port)]
     args += ["--shutdown-timeout", f"{settings.shutdown_timeout:.0f}"]
     args += ["--disable-access-log-for-endpoints", "/health,/ping,/metrics"]
-    if gemma:
-        args += ["--override-generation-config", json.dumps(GEMMA_SAMPLING)]
+    sampling = sampling or (GEMMA_SAMPLING if gemma else None)
+    if sampling:
+        args += ["--override-generation-config", json.dumps(sampling)]
     if settings.tools:
         args += ["--enable-auto-tool-choice", "--tool-call-parser", "pythonic"]
-        chat_template = chat_template or GEMMA_TEMPLATE
+        chat_template = chat_template or (GEMMA_TEMPLATE if gemma else None)
     if chat_template:
-        args += ["--chat-template", str(chat_template)]
+        args += ["--chat-template", str(chat_template), "--chat-template-content-format", "openai"]
     env = dict(plan.env)
     env |= {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": _vllm_level(settings.log_level)}
     if settings.api_key:

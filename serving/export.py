@@ -21,9 +21,10 @@ import yaml
 from serving import hardware as hardware_module
 from serving.command import GEMMA_TEMPLATE, EngineCommand, build
 from serving.errors import ConfigurationError, DoesNotFit
-from serving.launch import ROOT, find_engine, refuse_open_server
+from serving.launch import refuse_open_server
 from serving.model import resolve
 from serving.plan import Plan, Wishes, make_plan
+from serving.program import ROOT, find_engine
 from serving.settings import DEFAULT_MODEL, ServeSettings
 
 if TYPE_CHECKING:

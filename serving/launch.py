@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,8 @@ from serving.command import GEMMA_TEMPLATE, EngineCommand, build
 from serving.errors import ConfigurationError, DoesNotFit, Refused
 from serving.model import resolve
 from serving.plan import Plan, Wishes, make_plan
+from serving.preflight import preflight
+from serving.program import ENGINE_PYTHON, find_engine
 from serving.settings import DEFAULT_MODEL
 from serving.tryout import DEFAULT_TRYOUT, TRYOUT_MODELS, TryoutModel, checkpoint
 
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from serving.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
-
-ROOT = Path(__file__).parent.parent
-ENGINE = ROOT / ".venv-engine" / "bin" / "vllm"
 
 
 @dataclass(frozen=True)
@@ -39,11 +37,12 @@ class Launch:
     about: str | None = None
 
 
-def prepare(settings: ServeSettings, say: Callable[[str], None] = logger.info) -> Launch:
+def prepare(settings: ServeSettings, say: Callable[[str], None] = logger.info, *, rehearse: bool = False) -> Launch:
     """Find the hardware and the engine, settle the model, plan, and build the command; start nothing.
 
-    Converts a try-out model the first time. `say` gets the lines that a user should see on the way. Raises
-    ConfigurationError, Refused or DoesNotFit, each with the sentence that says what to do.
+    Converts a try-out model the first time. `say` gets the lines that a user should see on the way. With `rehearse`,
+    as with SERVE_GPUS, what only the real machine could satisfy is a warning. Raises ConfigurationError, Refused or
+    DoesNotFit, each with the sentence that says what to do.
     """
     refuse_open_server(settings)
     program = find_engine(settings.engine)
@@ -57,19 +56,21 @@ def prepare(settings: ServeSettings, say: Callable[[str], None] = logger.info) -
         if settings.served_model_name not in (None, tryout.name, settings.llm_model):
             logger.warning("SERVE_SERVED_MODEL_NAME does nothing: a try-out model serves under its own name alone.")
         served_name = tryout.name
-        source = str(checkpoint(tryout, settings.cache_dir, ENGINE.with_name("python"), say))
+        source = str(checkpoint(tryout, settings.cache_dir, ENGINE_PYTHON, say))
         say(banner(tryout))
     facts = resolve(source)
     plan = make_plan(facts, hardware, Wishes.from_settings(settings))
     if not plan.fits:
         raise DoesNotFit(plan.reason)
-    say(plan.summary)
+    say(plan.summary.replace(source, served_name) if tryout else plan.summary)
+    preflight(settings, hardware, facts, plan, rehearse=rehearse or settings.gpus is not None)
     command = build(
         settings,
         plan,
         program=program,
         served_name=served_name,
         gemma=facts.gemma,
+        sampling=tryout.sampling if tryout else None,
         chat_template=GEMMA_TEMPLATE if tryout and tryout.gemma else None,
         offline=Path(plan.args[0]).is_dir(),
     )
@@ -83,19 +84,6 @@ def refuse_open_server(settings: ServeSettings) -> None:
             f"SERVE_HOST={settings.host!r} without a key would serve everybody who can reach it: set SERVE_API_KEY, "
             "or SERVE_ALLOW_OPEN=1 if that is meant."
         )
-
-
-def find_engine(engine: Path | None) -> Path:
-    """Return the `vllm` program: `engine` if given, else that of `make setup-engine`, else the one on PATH."""
-    if engine is not None:
-        found = shutil.which(engine)
-        if found is None:
-            raise Refused(f"SERVE_ENGINE={str(engine)!r} is not a program that can be run: give the path of `vllm`.")
-        return Path(found)
-    found = str(ENGINE) if ENGINE.is_file() else shutil.which("vllm")
-    if found is None:
-        raise Refused("There is no vLLM here: run `make setup-engine`, or set SERVE_ENGINE to the path of `vllm`.")
-    return Path(found)
 
 
 def find_hardware(settings: ServeSettings) -> Hardware:

@@ -11,9 +11,9 @@ from serving.checks import Check, Status
 from serving.engine import refuse_taken_port
 from serving.errors import ServingError
 from serving.hub import cache_folder
-from serving.launch import find_engine
 from serving.memory import GIB
 from serving.precision import BF16_CAPABILITY, ENGINE_CAPABILITY, FP8_CAPABILITY
+from serving.program import find_engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,8 +22,13 @@ TIMEOUT_S = 5.0
 GB = 10**9
 
 
-def checkpoint(settings: ServeSettings, model: ModelFacts, plan: Plan | None) -> Iterator[Check]:
-    """Check the checkpoint that the plan takes: on disk already, or room for it and access to it."""
+def checkpoint(
+    settings: ServeSettings, model: ModelFacts, plan: Plan | None, *, ask_hub: bool = True
+) -> Iterator[Check]:
+    """Check the checkpoint that the plan takes: on disk already, or room for it and access to it.
+
+    Without `ask_hub` only what this machine knows is checked: a gated model needs a token.
+    """
     chosen = next((item for item in model.checkpoints if plan and item.name == plan.checkpoint), model.checkpoints[0])
     if Path(chosen.name).is_dir():
         yield Check("weights", "ok", f"{chosen.name} is here")
@@ -34,7 +39,7 @@ def checkpoint(settings: ServeSettings, model: ModelFacts, plan: Plan | None) ->
         yield Check("weights", "ok", f"{chosen.name} is in the cache")
         return
     yield _room(missing, cached)
-    yield _access(chosen.name, gated=chosen.gated, settings=settings)
+    yield from _access(chosen.name, gated=chosen.gated, settings=settings, ask_hub=ask_hub)
 
 
 def _room(missing: int, cached: int) -> Check:
@@ -49,13 +54,18 @@ def _room(missing: int, cached: int) -> Check:
     )
 
 
-def _access(name: str, *, gated: bool, settings: ServeSettings) -> Check:
+def _access(name: str, *, gated: bool, settings: ServeSettings, ask_hub: bool) -> Iterator[Check]:
     """Ask the hub for the model's configuration, as vLLM will; being offline is said, not failed."""
     token = settings.hf_token.get_secret_value() if settings.hf_token else stored_token()
     page = f"https://huggingface.co/{name}"
     if gated and token is None:
         fix = f"accept the licence on {page}, then set HF_TOKEN"
-        return Check("access", "fail", f"{name} is gated, and HF_TOKEN is not set", fix, needs_machine=True)
+        yield Check("access", "fail", f"{name} is gated, and HF_TOKEN is not set", fix, needs_machine=True)
+    elif ask_hub:
+        yield _asked(name, page, token)
+
+
+def _asked(name: str, page: str, token: str | None) -> Check:
     request = urllib.request.Request(f"{endpoint()}/{name}/resolve/main/config.json", method="HEAD")
     if token is not None:
         request.add_unredirected_header("Authorization", f"Bearer {token}")

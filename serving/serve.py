@@ -21,8 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal ends it; return 0. Raises ServingError."""
-    launch = prepare(ServeSettings.load(), say=lambda line: print(line, file=sys.stderr, flush=True))
+    launch = prepare(ServeSettings.load(), say=_say, rehearse=args.dry_run)
     if args.dry_run:
         print(shlex.join(launch.command.argv))
         return 0
     return Supervisor(launch).run()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

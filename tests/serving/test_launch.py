@@ -191,3 +191,18 @@ def test_help_costs_no_heavy_import():
     modules = json.loads(done.stdout.splitlines()[-1])
     assert not {"pydantic", "rich", "psutil", "aiohttp"} & set(modules)
     assert "plan-table" in done.stdout
+
+
+def test_a_gated_model_without_a_token_is_refused_before_anything_starts(engine, tmp_path):
+    settings = {
+        "SERVE_ENGINE": engine,
+        "SERVE_MODEL": "google/gemma-3-1b-it",
+        "HF_HOME": str(tmp_path),
+        "HOME": str(tmp_path),
+    }
+    message = refusal(1, **settings)
+    assert "google/gemma-3-1b-it is gated, and HF_TOKEN is not set" in message
+    assert "accept the licence" in message
+    rehearsal = serve("--dry-run", **settings)
+    assert rehearsal.returncode == 0
+    assert "warning: access: google/gemma-3-1b-it is gated" in rehearsal.stderr

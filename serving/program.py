@@ -1,0 +1,25 @@
+"""Where the `vllm` program is."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from serving.errors import Refused
+
+ROOT = Path(__file__).parent.parent
+ENGINE = ROOT / ".venv-engine" / "bin" / "vllm"  # what `make setup-engine` makes
+ENGINE_PYTHON = ENGINE.with_name("python")
+
+
+def find_engine(engine: Path | None) -> Path:
+    """Return the `vllm` program: `engine` if given, else that of `make setup-engine`, else the one on PATH."""
+    if engine is not None:
+        found = shutil.which(engine)
+        if found is None:
+            raise Refused(f"SERVE_ENGINE={str(engine)!r} is not a program that can be run: give the path of `vllm`.")
+        return Path(found)
+    found = str(ENGINE) if ENGINE.is_file() else shutil.which("vllm")
+    if found is None:
+        raise Refused("There is no vLLM here: run `make setup-engine`, or set SERVE_ENGINE to the path of `vllm`.")
+    return Path(found)
