@@ -28,7 +28,7 @@ def free_port() -> int:
 
 def clean_environment(**settings: str) -> dict[str, str]:
     """Return this environment without the kit's own variables, and with `settings`."""
-    ours = ("SERVE_", "LLM_", "WORKER_", "DEPLOY_", "RUNPOD_", "HF_TOKEN")
+    ours = ("SERVE_", "LLM_", "WORKER_", "DEPLOY_", "RUNPOD_", "HF_TOKEN", "MAKE", "MFLAGS")
     return {k: v for k, v in os.environ.items() if not k.startswith(ours)} | settings
 
 
