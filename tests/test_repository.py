@@ -59,7 +59,9 @@ def test_env_example_sets_nothing_by_itself():
 def test_every_make_target_has_its_line_of_help():
     makefile = (ROOT / "Makefile").read_text()
     phony = set(makefile.split(".PHONY:")[1].split()) - {"help"}
-    shown = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert phony == {line.split()[0] for line in shown.splitlines()} - {"help"}
 
 
