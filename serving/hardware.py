@@ -155,9 +155,9 @@ def _read_gpu(text: str, item: str) -> Gpu:
     name = " ".join((rest[: sizes[-1].start()] + rest[sizes[-1].end() :]).split()) if sizes else rest
     if not sizes or not _NAME.fullmatch(name):
         near = _near(rest)
-        hint = f"did you mean {near}? " if near else ""
+        hint = f" (did you mean {near}?)" if near else ""
         raise ValueError(
-            f"{item!r} is no GPU that is known here; {hint}It may be a name like 'L40S', or a memory and a compute "
+            f"{item!r} is no GPU that is known here{hint}; it may be a name like 'L40S', or a memory and a compute "
             "capability like '79.2GiB sm90', each with a count ('2x') and 'free=40GiB' where needed"
         )
     total = _size(sizes[-1][0])
