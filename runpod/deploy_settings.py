@@ -5,25 +5,21 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import BeforeValidator, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BeforeValidator, SecretStr, model_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
-import worker_settings
 from serving.errors import ConfigurationError
-from serving.settings import DEFAULT_MODEL, ServeSettings, is_loopback, setting
+from serving.settings import DEFAULT_MODEL, ServeSettings, is_loopback
+from serving.variables import Variables, setting
 from worker_settings import WorkerSettings
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 logger = logging.getLogger(__name__)
 
@@ -57,19 +53,10 @@ Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
 PoolWords = Annotated[tuple[str, ...] | Literal["auto"], NoDecode, BeforeValidator(_words_or_auto)]
 
 
-class DeploySettings(BaseSettings):
+class DeploySettings(Variables):
     """Say what the endpoint on RunPod should be. `None` and "auto" mean: let the plan choose."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_file_encoding="utf-8",
-        env_ignore_empty=True,
-        extra="ignore",
-        frozen=True,
-        hide_input_in_errors=True,
-        populate_by_name=True,
-        protected_namespaces=(),
-    )
+    model_config = SettingsConfigDict(env_prefix=PREFIX)
 
     api_key: SecretStr | None = setting(
         None,
@@ -230,14 +217,9 @@ def load(env_file: str | Path = ".env") -> Wanted:
     Raises ConfigurationError with one sentence that names the variable, its value and what is allowed.
     """
     serve = ServeSettings.load(env_file)
-    try:
-        deploy = DeploySettings(_env_file=env_file)  # type: ignore[call-arg]
-    except ValidationError as error:
-        raise ConfigurationError(_sentence(error)) from None  # the cause may quote a secret
+    deploy = DeploySettings.load(env_file)
     WorkerSettings.load(env_file)  # a mistake shows here, and not in a container's log
     given = {name.upper(): value for name, value in {**dotenv_values(env_file), **os.environ}.items() if value}
-    for warning in unknown_variables(given):
-        logger.warning(warning)
     travelling = {
         name: value
         for name, value in sorted(given.items())
@@ -251,39 +233,7 @@ def load(env_file: str | Path = ".env") -> Wanted:
     return Wanted(deploy, serve, travelling)
 
 
-def unknown_variables(names: Iterable[str]) -> list[str]:
-    """Return one warning for each `DEPLOY_*` or `WORKER_*` name that means nothing, with the nearest that does."""
-    known = {variable(field) for field in DeploySettings.model_fields}
-    known |= {worker_settings.variable(field) for field in WorkerSettings.model_fields}
-    warnings = []
-    for name in sorted(names):
-        if name.startswith((PREFIX, "WORKER_")) and name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f": did you mean {near[0]}?" if near else "."
-            warnings.append(f"{name} is not a setting and does nothing{hint}")
-    return warnings
-
-
-def variable(field: str) -> str:
-    """Return the name of the environment variable behind a field of DeploySettings."""
-    alias = DeploySettings.model_fields[field].validation_alias
-    return alias if isinstance(alias, str) else f"{PREFIX}{field.upper()}"
-
-
 def _sendable(url: str) -> bool:
     parts = urlsplit(url)
     host = parts.hostname or ""
     return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host)))
-
-
-def _sentence(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    if not first["loc"]:
-        return str(first["msg"]).removeprefix("Value error, ")
-    given = str(first["loc"][0])
-    field = next((name for name in DeploySettings.model_fields if given in (name, variable(name))), given)
-    extra: Any = DeploySettings.model_fields[field].json_schema_extra
-    if field == "api_key":
-        return f"{variable(field)} is not allowed: it must be {extra['allowed']}."
-    value = ",".join(first["input"]) if isinstance(first["input"], tuple) else str(first["input"])
-    return f"{variable(field)}={value!r} is not allowed: it must be {extra['allowed']}."

@@ -5,27 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import model_validator
+from pydantic_settings import SettingsConfigDict
 
-from serving.errors import ConfigurationError
-from serving.settings import setting
+from serving.variables import Variables, setting
 
 PREFIX = "WORKER_"
 
 
-class WorkerSettings(BaseSettings):
+class WorkerSettings(Variables):
     """Say how the worker serves RunPod. How vLLM is started is said by `SERVE_*`."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_file_encoding="utf-8",
-        env_ignore_empty=True,
-        extra="ignore",
-        frozen=True,
-        hide_input_in_errors=True,
-        populate_by_name=True,
-    )
+    model_config = SettingsConfigDict(env_prefix=PREFIX)
 
     mode: Literal["queue", "load-balancer"] = setting(
         "queue", "queue or load-balancer", "kind of RunPod endpoint that the worker serves"
@@ -69,30 +60,3 @@ class WorkerSettings(BaseSettings):
                 "since vLLM cannot answer on PORT before it is ready."
             )
         return self
-
-    @classmethod
-    def load(cls, env_file: str | Path | None = ".env") -> WorkerSettings:
-        """Read the environment and `env_file`. Raises ConfigurationError: the variable, its value, what is allowed."""
-        try:
-            return cls(_env_file=env_file)  # type: ignore[call-arg]
-        except ValidationError as error:
-            raise ConfigurationError(_sentence(error)) from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"{env_file} cannot be read: {error}.") from error
-
-
-def variable(field: str) -> str:
-    """Return the name of the environment variable behind a field of WorkerSettings."""
-    alias = WorkerSettings.model_fields[field].validation_alias
-    return alias if isinstance(alias, str) else f"{PREFIX}{field.upper()}"
-
-
-def _sentence(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    if not first["loc"]:
-        return str(first["msg"]).removeprefix("Value error, ")
-    given = str(first["loc"][0])
-    field = next(name for name in WorkerSettings.model_fields if given.upper() in (name.upper(), variable(name)))
-    extra = WorkerSettings.model_fields[field].json_schema_extra
-    allowed = extra["allowed"] if isinstance(extra, dict) else str(first["msg"])
-    return f"{variable(field)}={str(first['input'])!r} is not allowed: it must be {allowed}."

@@ -41,7 +41,7 @@ class Engine:
     """Run vLLM once, under a warden that kills all of it when this process ends, however it ends.
 
     `on_line` gets every line of vLLM's log, from a thread of the engine's. Made for one thread of the caller's; `kill`
-    and `terminate` may be called from any, a signal handler included.
+    and `terminate` may be called from any, but not from a signal handler (they take a lock).
     """
 
     def __init__(self, command: EngineCommand, *, on_line: Callable[[str], None] | None = None) -> None:
@@ -54,6 +54,7 @@ class Engine:
         self._returncode: int | None = None
         self._ended = threading.Event()
         self._orders: int | None = None
+        self._orders_lock = threading.Lock()  # a closed descriptor's number may be somebody else's the next moment
         self._pump: threading.Thread | None = None
 
     def start(self) -> None:
@@ -133,14 +134,15 @@ class Engine:
         return self.wait()
 
     def _order(self, order: bytes) -> None:
-        with contextlib.suppress(BrokenPipeError):  # the warden has ended, and so has vLLM
-            if (orders := self._orders) is not None:
-                os.write(orders, order)
+        with self._orders_lock, contextlib.suppress(BrokenPipeError):  # the warden has ended, and so has vLLM
+            if self._orders is not None:
+                os.write(self._orders, order)
 
     def _close_orders(self) -> None:
-        orders, self._orders = self._orders, None
-        if orders is not None:
-            os.close(orders)
+        with self._orders_lock:
+            if self._orders is not None:
+                os.close(self._orders)
+            self._orders = None
 
     def _read_log(self, warden: subprocess.Popen[bytes]) -> None:
         assert warden.stdout is not None

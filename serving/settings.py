@@ -6,33 +6,19 @@ the model's name, the port and the key.
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
-import logging
-import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
-from serving.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-logger = logging.getLogger(__name__)
+from serving.variables import Variables, setting
 
 DEFAULT_MODEL = "google/gemma-3-27b-it"
 PREFIX = "SERVE_"
-
-
-def setting(default: Any, allowed: str, about: str, **kwargs: Any) -> Any:
-    """Declare a field: `allowed` completes "it must be ..." in an error, `about` is its line in the README."""
-    return Field(default, description=about, json_schema_extra={"allowed": allowed}, **kwargs)
 
 
 def _shell_words(value: object) -> object:
@@ -45,19 +31,10 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 
 
-class ServeSettings(BaseSettings):
+class ServeSettings(Variables):
     """Say how to serve. `None` and "auto" mean: let the plan choose."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_file_encoding="utf-8",
-        env_ignore_empty=True,
-        extra="ignore",
-        frozen=True,
-        hide_input_in_errors=True,
-        populate_by_name=True,
-        protected_namespaces=(),
-    )
+    model_config = SettingsConfigDict(env_prefix=PREFIX)
 
     model: str | None = setting(
         None,
@@ -176,23 +153,6 @@ class ServeSettings(BaseSettings):
             raise ValueError("SERVE_API_KEY (or LLM_API_KEY) must be printable ASCII without spaces.")
         return self
 
-    @classmethod
-    def load(cls, env_file: str | Path | None = ".env") -> ServeSettings:
-        """Read the environment and `env_file` (which the environment wins over).
-
-        Raises ConfigurationError with one sentence that names the variable, its value and what is allowed.
-        """
-        try:
-            settings = cls(_env_file=env_file)  # type: ignore[call-arg]
-        except ValidationError as error:
-            raise ConfigurationError(_sentence(error)) from None  # the cause may quote a secret
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"{env_file} cannot be read: {error}.") from error
-        names = {*os.environ, *(dotenv_values(env_file) if env_file else ())}
-        for warning in unknown_variables(names):
-            logger.warning(warning)
-        return settings
-
     @property
     def loopback(self) -> bool:
         """Tell whether only this machine can reach the server."""
@@ -207,27 +167,6 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def variable(field: str) -> str:
-    """Return the name of the environment variable behind a field of ServeSettings."""
-    alias = ServeSettings.model_fields[field].validation_alias
-    if isinstance(alias, AliasChoices):
-        return str(alias.choices[0])
-    return alias if isinstance(alias, str) else f"{PREFIX}{field.upper()}"
-
-
-def unknown_variables(names: Iterable[str]) -> list[str]:
-    """Return one warning for each name that has our prefix and means nothing to us, with the nearest that does."""
-    known = {variable(field) for field in ServeSettings.model_fields}
-    warnings = []
-    for name in sorted(names):
-        if name.upper().startswith(PREFIX) and name.upper() not in known:
-            near = difflib.get_close_matches(name.upper(), known, n=1)
-            warnings.append(
-                f"{name} is not a setting and does nothing" + (f": did you mean {near[0]}?" if near else ".")
-            )
-    return warnings
-
-
 def _loopback_port(url: object) -> int | None:
     if not isinstance(url, str):
         return None
@@ -239,26 +178,3 @@ def _loopback_port(url: object) -> int | None:
     if not parts.hostname or not is_loopback(parts.hostname):
         return None
     return port or (443 if parts.scheme == "https" else 80)
-
-
-def _sentence(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    if not first["loc"]:
-        return str(first["msg"]).removeprefix("Value error, ")
-    field = next(
-        (name for name in ServeSettings.model_fields if first["loc"][0] in (name, *_aliases(name))),
-        str(first["loc"][0]),
-    )
-    info = ServeSettings.model_fields.get(field)
-    extra = info.json_schema_extra if info else None
-    allowed = extra["allowed"] if isinstance(extra, dict) else str(first["msg"]).lower()
-    if info is not None and "SecretStr" in str(info.annotation):
-        return f"{variable(field)} is not allowed: it must be {allowed}."
-    return f"{variable(field)}={str(first['input'])!r} is not allowed: it must be {allowed}."
-
-
-def _aliases(field: str) -> tuple[str, ...]:
-    alias = ServeSettings.model_fields[field].validation_alias
-    if isinstance(alias, AliasChoices):
-        return tuple(str(choice) for choice in alias.choices)
-    return (alias,) if isinstance(alias, str) else (f"{PREFIX}{field.upper()}",)

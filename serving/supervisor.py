@@ -58,9 +58,9 @@ class Supervisor:
             number: signal.signal(number, lambda given, _: self._signals.put(given))
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         }
-        threading.Thread(target=self._obey, name="signals", daemon=True).start()
         try:
             with Progress(settings.log_level, settings.log_file) as progress:
+                threading.Thread(target=self._obey, args=(progress,), name="signals", daemon=True).start()
                 return self._serve(progress)
         finally:
             for number, handler in before.items():
@@ -129,7 +129,7 @@ class Supervisor:
             flush=True,
         )
 
-    def _obey(self) -> None:
+    def _obey(self, progress: Progress) -> None:
         """Turn signals into a stop: the first drains, the next kills."""
         while self._signals.get() is not None:
             again = self._stop.is_set()
@@ -141,7 +141,10 @@ class Supervisor:
                 engine.kill()
                 continue
             engine.terminate()
-            grace = self._launch.settings.shutdown_timeout + EXIT_MARGIN_S if self._ready else LOADING_GRACE_S
+            drain = self._launch.settings.shutdown_timeout
+            grace = drain + EXIT_MARGIN_S if self._ready else LOADING_GRACE_S
+            if self._ready:
+                progress.say(f"Stopping: running requests have {drain:.0f} s to finish; once more stops at once.")
             threading.Thread(target=_kill_after, args=(engine, grace), daemon=True).start()
 
 

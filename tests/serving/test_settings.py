@@ -1,7 +1,7 @@
 import pytest
 
 from serving.errors import ConfigurationError
-from serving.settings import ServeSettings, unknown_variables
+from serving.settings import ServeSettings
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +37,12 @@ def test_a_bad_value_is_one_sentence_with_the_variable_the_value_and_what_is_all
         ServeSettings.load()
     assert str(caught.value) == f"{name}={value!r} is not allowed: it must be {allowed}."
     assert caught.value.exit_status == 2
+
+
+def test_a_bad_value_is_blamed_on_the_variable_that_holds_it(monkeypatch):
+    monkeypatch.setenv("LLM_MODEL", "two words")
+    with pytest.raises(ConfigurationError, match=r"^LLM_MODEL='two words' is not allowed"):
+        ServeSettings.load()
 
 
 def test_a_bad_secret_is_not_quoted(monkeypatch):
@@ -115,4 +121,4 @@ def test_a_misspelt_variable_is_said(monkeypatch, caplog):
     monkeypatch.setenv("SERVE_MAX_MODEL_LENGTH", "1")
     ServeSettings.load()
     assert "did you mean SERVE_MAX_MODEL_LEN?" in caplog.text
-    assert unknown_variables(["PATH", "SERVE_PORT", "serve_port", "LLM_MODEL"]) == []
+    assert ServeSettings.unknown(["PATH", "SERVE_PORT", "serve_port", "LLM_MODEL"]) == []
