@@ -10,6 +10,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from serving.download import followed
 from serving.engine import Engine
 from serving.launch import prepare
 from serving.progress import Progress
@@ -51,6 +52,7 @@ class Boot:
         env = command.env | cache | self._compiled.restore()
         self.served_name = command.served_name
         self.origin = command.base_url.removesuffix("/v1")
+        self._download = launch.download
         self.max_num_seqs = launch.plan.max_num_seqs
         self._progress = Progress(settings.log_level, settings.log_file)
         self._engine = Engine(dataclasses.replace(command, env=env), on_line=self._progress.line)
@@ -72,7 +74,8 @@ class Boot:
 
     def wait_ready(self) -> None:
         """Wait until vLLM answers. Raises EngineFailed."""
-        self._engine.wait_ready(self._settings.startup_timeout)
+        with followed(self._download, self._progress.detail):
+            self._engine.wait_ready(self._settings.startup_timeout)
         self._progress.end()
         self._say(f"vLLM is ready: {self.served_name}")
         threading.Thread(target=self._compiled.save, name="keep-compiled-code", daemon=True).start()

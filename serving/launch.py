@@ -11,6 +11,7 @@ from serving import hardware as hardware_module
 from serving.command import GEMMA_TEMPLATE, EngineCommand, build
 from serving.errors import ConfigurationError, DoesNotFit, Refused
 from serving.model import resolve
+from serving.model_checks import to_download
 from serving.plan import Plan, Wishes, make_plan
 from serving.preflight import preflight
 from serving.program import ENGINE_PYTHON, find_engine
@@ -20,6 +21,7 @@ from serving.tryout import DEFAULT_TRYOUT, TRYOUT_MODELS, TryoutModel, checkpoin
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from serving.download import Download
     from serving.hardware import Hardware
     from serving.settings import ServeSettings
 
@@ -28,13 +30,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Launch:
-    """Hold what `make serve` is about to do. `about` is set for a try-out model: what its answers are worth."""
+    """Hold what `make serve` is about to do.
+
+    `about` is set for a try-out model: what its answers are worth. `download` is what vLLM will download first.
+    """
 
     settings: ServeSettings
     hardware: Hardware
     plan: Plan
     command: EngineCommand
     about: str | None = None
+    download: Download | None = None
 
 
 def prepare(settings: ServeSettings, say: Callable[[str], None] = logger.info, *, rehearse: bool = False) -> Launch:
@@ -74,7 +80,8 @@ def prepare(settings: ServeSettings, say: Callable[[str], None] = logger.info, *
         chat_template=GEMMA_TEMPLATE if tryout and tryout.gemma else None,
         offline=Path(plan.args[0]).is_dir(),
     )
-    return Launch(settings, hardware, plan, command, tryout.about if tryout else None)
+    about = tryout.about if tryout else None
+    return Launch(settings, hardware, plan, command, about, to_download(facts, plan))
 
 
 def refuse_open_server(settings: ServeSettings) -> None:

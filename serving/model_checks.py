@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serving.checks import Check
+from serving.download import GB, Download
 from serving.hub import cache_folder, cached_bytes, endpoint, stored_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from serving.model import ModelFacts
+    from serving.model import Checkpoint, ModelFacts
     from serving.plan import Plan
     from serving.settings import ServeSettings
 
 TIMEOUT_S = 5.0
-GB = 10**9
 
 
 def checkpoint(
@@ -29,17 +29,26 @@ def checkpoint(
 
     Without `ask_hub` only what this machine knows is checked: a gated model needs a token.
     """
-    chosen = next((item for item in model.checkpoints if plan and item.name == plan.checkpoint), model.checkpoints[0])
+    chosen = _chosen(model, plan)
     if Path(chosen.name).is_dir():
         yield Check("weights", "ok", f"{chosen.name} is here")
-        return
-    cached = cached_bytes(chosen.name)
-    missing = max(0, chosen.weight_bytes - cached)
-    if missing < chosen.weight_bytes * 0.02:
+    elif to_download(model, plan) is None:
         yield Check("weights", "ok", f"{chosen.name} is in the cache")
-        return
-    yield _room(missing, cached)
-    yield from _access(chosen.name, gated=chosen.gated, settings=settings, ask_hub=ask_hub)
+    else:
+        cached = cached_bytes(chosen.name)
+        yield _room(chosen.weight_bytes - cached, cached)
+        yield from _access(chosen.name, gated=chosen.gated, settings=settings, ask_hub=ask_hub)
+
+
+def to_download(model: ModelFacts, plan: Plan | None) -> Download | None:
+    """Return what vLLM will have to download for the plan, None if the weights are on this machine."""
+    chosen = _chosen(model, plan)
+    missing = 0 if Path(chosen.name).is_dir() else chosen.weight_bytes - cached_bytes(chosen.name)
+    return Download(chosen.name, chosen.weight_bytes) if missing > chosen.weight_bytes * 0.02 else None
+
+
+def _chosen(model: ModelFacts, plan: Plan | None) -> Checkpoint:
+    return next((item for item in model.checkpoints if plan and item.name == plan.checkpoint), model.checkpoints[0])
 
 
 def _room(missing: int, cached: int) -> Check:

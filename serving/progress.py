@@ -24,6 +24,7 @@ _PHASES = (
     ),
 )
 _LEVEL = re.compile(r"^(?:\([^)]*\)\s+)?(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b")
+DETAIL_S = 30.0
 _RANKS = {"DEBUG": 0, "INFO": 1, "WARNING": 2, "ERROR": 3, "CRITICAL": 3}
 
 
@@ -42,6 +43,7 @@ class Progress:
         self._task: TaskID
         self._phase: str | None = None
         self._last_rank = 1
+        self._last_detail = -DETAIL_S
         self._begin = time.monotonic()
 
     def __enter__(self) -> Progress:
@@ -70,6 +72,18 @@ class Progress:
                 self._show_live(phase)
             else:
                 self.say(phase)
+
+    def detail(self, text: str) -> None:
+        """Tell how far the running phase is: beside it on a terminal, else a line, at most one in DETAIL_S seconds."""
+        with self._lock:
+            now = time.monotonic()
+            if self._phase is None:
+                return
+            if self._live is not None:
+                self._show_live(f"{self._phase}: {text}")
+            elif now - self._last_detail >= DETAIL_S:
+                self._last_detail = now
+                self.say(text)
 
     def end(self) -> float:
         """End the phases; return the seconds since `begin`."""

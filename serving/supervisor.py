@@ -14,6 +14,7 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from serving.download import followed
 from serving.engine import EXIT_MARGIN_S, Engine
 from serving.errors import EngineFailed
 from serving.plan import compare_with_log
@@ -104,7 +105,8 @@ class Supervisor:
         if self._stop.is_set():
             engine.kill()
         try:
-            engine.wait_ready(self._launch.settings.startup_timeout)
+            with followed(self._launch.download, progress.detail):
+                engine.wait_ready(self._launch.settings.startup_timeout)
         except EngineFailed as failure:
             progress.end()
             return None, failure

@@ -1,0 +1,58 @@
+"""The download of a model's weights, told while vLLM makes it: vLLM itself shows nothing of it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from serving.hub import cache_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+INTERVAL_S = 2.0
+GB = 10**9
+
+
+@dataclass(frozen=True)
+class Download:
+    """Name what is to be downloaded: a model `owner/name` and how many bytes its weights have."""
+
+    name: str
+    total_bytes: int
+
+    def present_bytes(self) -> int:
+        """Return how many bytes have arrived, those of unfinished files included."""
+        blobs = cache_folder() / f"models--{self.name.replace('/', '--')}" / "blobs"
+        total = 0
+        with contextlib.suppress(OSError):  # a file that is renamed while we look
+            for blob in blobs.iterdir():
+                total += blob.stat().st_size
+        return total
+
+
+@contextmanager
+def followed(download: Download | None, tell: Callable[[str], None]) -> Iterator[None]:
+    """Tell how far `download` is, whenever more has arrived, until the block is left."""
+    if download is None:
+        yield
+        return
+    done = threading.Event()
+
+    def follow(seen: int) -> None:
+        while not done.wait(INTERVAL_S):
+            present = download.present_bytes()
+            if present > seen:
+                tell(f"downloaded {present / GB:.1f} of {download.total_bytes / GB:.1f} GB")
+            seen = present
+
+    thread = threading.Thread(target=follow, args=(download.present_bytes(),), name="download", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
