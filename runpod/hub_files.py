@@ -16,12 +16,12 @@ from typing import Any, get_args
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import gpu_pools
-import serving.settings
-import worker_settings
 from deploy_settings import DeploySettings
 from endpoint_spec import CUDA, ROOM_GB
 from serving.model import resolve
 from serving.plan import Wishes
+from serving.settings import DEFAULT_MODEL, ServeSettings
+from serving.variables import Variables
 from worker_settings import WorkerSettings
 
 Json = dict[str, Any]
@@ -38,7 +38,7 @@ TEST_MODEL = "gaunernst/gemma-3-27b-it-int4-awq"  # not gated: the Hub's tests h
 
 def fitting() -> list[gpu_pools.Offer]:
     """Return the pools that Gemma 3 27B fits with one GPU and default settings, cheapest first."""
-    offered = gpu_pools.offers(gpu_pools.POOLS, resolve(serving.settings.DEFAULT_MODEL), Wishes(), 1)
+    offered = gpu_pools.offers(gpu_pools.POOLS, resolve(DEFAULT_MODEL), Wishes(), 1)
     return [offer for offer in offered if offer.fits]
 
 
@@ -61,15 +61,15 @@ def hub() -> Json:
                 {
                     "name": f"Gemma 3 27B, {offer.plan.precision}, for {offer.pool.id}",
                     "defaults": {
-                        "SERVE_MODEL": serving.settings.DEFAULT_MODEL,
+                        "SERVE_MODEL": DEFAULT_MODEL,
                         "SERVE_PRECISION": str(offer.plan.precision),
                     },
                 }
                 for offer in offers
             ],
             "env": [
-                *(_input(serving.settings, "ServeSettings", field, advanced) for field, advanced in INPUTS),
-                *(_input(worker_settings, "WorkerSettings", field, advanced) for field, advanced in WORKER_INPUTS),
+                *(_input(ServeSettings, field, advanced) for field, advanced in INPUTS),
+                *(_input(WorkerSettings, field, advanced) for field, advanced in WORKER_INPUTS),
                 {
                     "key": "HF_TOKEN",
                     "input": {
@@ -113,8 +113,8 @@ def tests() -> Json:
     }
 
 
-def _input(module: Any, settings: str, field: str, advanced: bool) -> Json:
-    info = getattr(module, settings).model_fields[field]
+def _input(settings: type[Variables], field: str, advanced: bool) -> Json:
+    info = settings.model_fields[field]
     kinds = get_args(info.annotation) or (info.annotation,)
     words = [kind for kind in kinds if isinstance(kind, str)]
     default = info.default
@@ -132,7 +132,7 @@ def _input(module: Any, settings: str, field: str, advanced: bool) -> Json:
         entry["options"] = [{"label": word, "value": word} for word in words]
     elif int in kinds and not words and default is not None:
         entry["type"] = "number"
-    return {"key": module.variable(field), "input": entry}
+    return {"key": settings.variable(field), "input": entry}
 
 
 def main() -> None:

@@ -64,11 +64,8 @@ def ask(base_url: str, api_key: str, model: str) -> str:
     """Return the endpoint's answer to one question, through the bundled client. Raises DeployError."""
 
     async def answer() -> str:
-        client = LLMClient(base_url, api_key, model, max_tokens=32, temperature=0.0)
-        try:
+        async with LLMClient(base_url, api_key, model, max_tokens=32, temperature=0.0) as client:
             return await client.generate([{"role": "user", "content": QUESTION}])
-        finally:
-            await client.client.close()
 
     try:
         text = asyncio.run(answer()).strip()
