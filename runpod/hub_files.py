@@ -11,7 +11,7 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -21,8 +21,10 @@ from endpoint_spec import CUDA, ROOM_GB
 from serving.model import resolve
 from serving.plan import Wishes
 from serving.settings import DEFAULT_MODEL, ServeSettings
-from serving.variables import Variables
 from worker_settings import WorkerSettings
+
+if TYPE_CHECKING:
+    from serving.variables import Variables
 
 Json = dict[str, Any]
 
