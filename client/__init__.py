@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from client.chunk import Usage
+    from client._wire.chunk import Usage
     from client.errors import (
         AuthenticationError,
         BadRequestError,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
+from client._wire.request import arguments
 from client.errors import ConfigurationError
-from client.request import arguments
 from client.stream import TextStream
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import openai
     from pydantic import BaseModel
 
-    from client.endpoint import Endpoint
+    from client._wire.endpoint import Endpoint
     from client.settings import ClientSettings
 
     ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -55,7 +55,7 @@ class LLMClient:
         self._set_up(ClientSettings.load(**given))
 
     def _set_up(self, settings: ClientSettings) -> None:
-        from client.endpoint import Endpoint
+        from client._wire.endpoint import Endpoint
         from client.settings import DEFAULT_MODEL
 
         self._settings = settings
@@ -170,7 +170,7 @@ class LLMClient:
 
     async def models(self) -> list[str]:
         """Return the names of the models that the server has. Raises LLMError."""
-        from client.failures import from_exception, timed_out
+        from client._wire.error_mapping import from_exception, timed_out
 
         try:
             return await self._endpoint.list_models(self._endpoint.first_token_timeout)

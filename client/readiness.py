@@ -9,14 +9,14 @@ from urllib.parse import urlsplit, urlunsplit
 
 import httpx2
 
-from client.chunk import loads
+from client._wire.chunk import loads
+from client._wire.masking import quote
 from client.errors import AuthenticationError, LLMTimeoutError, ModelNotFoundError
-from client.masking import quote
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from client.endpoint import Endpoint
+    from client._wire.endpoint import Endpoint
 
 _POLL_S = 1.0
 _PROBE_S = 5.0

@@ -6,18 +6,18 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from client.deadline import Deadline, DeadlinePassed
-from client.exchange import Exchange
-from client.failures import timed_out
-from client.retry import may_fall_back
+from client._wire.deadline import Deadline, DeadlinePassed
+from client._wire.error_mapping import timed_out
+from client._wire.exchange import Exchange
+from client._wire.retry import may_fall_back
 from client.stats import Stats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
-    from client.chunk import Usage
-    from client.endpoint import Endpoint
+    from client._wire.chunk import Usage
+    from client._wire.endpoint import Endpoint
     from client.settings import ClientSettings
 
 logger = logging.getLogger(__name__)

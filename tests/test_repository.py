@@ -33,7 +33,7 @@ def test_no_file_in_runpod_bears_the_name_of_a_standard_module(path):
 
 def test_the_wheel_ships_the_client_alone():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert project["tool"]["setuptools"]["packages"] == ["client"]
+    assert project["tool"]["setuptools"]["packages"] == ["client", "client._wire"]
     assert project["project"]["name"] == "gemma-vllm-kit"
     runtime = " ".join(project["project"]["dependencies"])
     assert "vllm" not in runtime

@@ -51,5 +51,5 @@ async def make(server: FakeOpenAI) -> AsyncIterator[Callable[..., LLMClient]]:
 def both_paths(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Read once from aiohttp's own reader, once through the response's public interface."""
     if request.param != "direct":
-        monkeypatch.setattr("client.source._aiohttp_response", lambda response: None)
+        monkeypatch.setattr("client._wire.byte_source._aiohttp_response", lambda response: None)
     return str(request.param)

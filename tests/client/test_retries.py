@@ -29,7 +29,7 @@ async def drop(exchange: Exchange) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.retry._FIRST_S", 0.01)
+    monkeypatch.setattr("client._wire.retry._FIRST_S", 0.01)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from client import LLMClient, UnexpectedResponseError
-from client.turns import merge_turns
+from client._wire.turns import merge_turns
 from tests.client.conftest import HELLO
 from tests.support.fake_openai import FakeOpenAI, events, piece, say
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.answer import Answer
-from client.sse import ErrorData, EventDecoder
+from client._wire.answer import Answer
+from client._wire.sse import ErrorData, EventDecoder
 from tests.support.fake_openai import piece
 
 NEWLINES = st.sampled_from(["\n", "\r\n", "\r"])

@@ -35,7 +35,7 @@ class Endpoint:
     """Hold one endpoint.
 
     `client` is its `openai.AsyncOpenAI`, which retries nothing by itself: what may be sent again is decided in
-    `client.retry`. The connection pool belongs to the event loop that uses it, and is closed when that loop ends.
+    `client._wire.retry`. The connection pool belongs to the event loop that uses it, and is closed when that loop ends.
     """
 
     def __init__(self, settings: ClientSettings, *, fallback: bool = False) -> None:

@@ -8,7 +8,9 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from client.chunk import loads
+from client._wire.chunk import loads
+from client._wire.error_body import Problem, read_problem
+from client._wire.masking import mask, quote
 from client.errors import (
     AuthenticationError,
     BadRequestError,
@@ -21,13 +23,11 @@ from client.errors import (
     ServerError,
     UnexpectedResponseError,
 )
-from client.masking import mask, quote
-from client.problem import Problem, read_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from client.endpoint import Endpoint
+    from client._wire.endpoint import Endpoint
 
 _TITLE = re.compile(r"(?is)<title[^>]*>(.*?)</title>")
 _TAGS = re.compile(r"(?is)<(script|style)\b.*?</\1>|<[^>]*>")

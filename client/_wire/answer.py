@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from client.chunk import (
+from client._wire.chunk import (
     NONE,
     Choice,
     Chunk,
@@ -19,8 +19,8 @@ from client.chunk import (
     loads,
     usage_of,
 )
-from client.problem import Problem, find_problem, job_state, read_problem
-from client.sse import ErrorData
+from client._wire.error_body import Problem, find_problem, job_state, read_problem
+from client._wire.sse import ErrorData
 
 
 class ProblemFound(Exception):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from client.answer import NotAnAnswer
-from client.sse import EVENT_LIMIT, EventDecoder, EventTooLargeError
+from client._wire.answer import NotAnAnswer
+from client._wire.sse import EVENT_LIMIT, EventDecoder, EventTooLargeError
 
 if TYPE_CHECKING:
-    from client.answer import Answer
+    from client._wire.answer import Answer
 
 _FIELDS = (b"data", b"event", b":", b"id", b"retry")
 

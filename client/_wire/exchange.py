@@ -6,24 +6,24 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from client.answer import Answer, CutShort, NotAnAnswer, ProblemFound
-from client.body import Body
-from client.deadline import DeadlinePassed
+from client._wire.answer import Answer, CutShort, NotAnAnswer, ProblemFound
+from client._wire.body import Body
+from client._wire.byte_source import open_source
+from client._wire.deadline import DeadlinePassed
+from client._wire.error_mapping import from_exception, from_problem, hide_keys, readable, timed_out
+from client._wire.masking import quote
+from client._wire.request import lightened
+from client._wire.retry import may_send_again, pause
 from client.errors import BadRequestError, LLMError, ModelNotFoundError, StreamInterruptedError, UnexpectedResponseError
-from client.failures import from_exception, from_problem, hide_keys, readable, timed_out
-from client.masking import quote
-from client.request import lightened
-from client.retry import may_send_again, pause
-from client.source import open_source
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from client.deadline import Deadline
-    from client.endpoint import Endpoint
+    from client._wire.byte_source import Source
+    from client._wire.deadline import Deadline
+    from client._wire.endpoint import Endpoint
     from client.errors import Phase
     from client.settings import ClientSettings
-    from client.source import Source
 
 logger = logging.getLogger(__name__)
 

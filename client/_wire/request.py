@@ -7,7 +7,7 @@ import inspect
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from client.turns import is_gemma, merge_turns
+from client._wire.turns import is_gemma, merge_turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
