@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from serving.errors import ConfigurationError, DoesNotFit
-from serving.hardware import parse_gpus
+from serving.hardware.gpu import parse_gpus
 from serving.plan import make_plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from serving.hardware import Hardware
+    from serving.hardware.gpu import Hardware
     from serving.model import ModelFacts
     from serving.plan import Plan, Wishes
 

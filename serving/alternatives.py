@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from serving.gemma3 import FAMILY
-from serving.gpu_catalog import KNOWN_GPUS
-from serving.hardware import Gpu, Hardware
+from serving.hardware.catalog import KNOWN_GPUS
+from serving.hardware.gpu import Gpu, Hardware
 from serving.memory import GIB
 from serving.precision import BF16_CAPABILITY
 from serving.search import best_candidate, every_candidate, wanted_length

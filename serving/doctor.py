@@ -19,7 +19,7 @@ from serving.wishes import Wishes
 if TYPE_CHECKING:
     import argparse
 
-    from serving.hardware import Hardware
+    from serving.hardware.gpu import Hardware
     from serving.model import ModelFacts
     from serving.plan import Plan
 

@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from serving import hardware as hardware_module
 from serving.command import GEMMA_TEMPLATE, EngineCommand, build
 from serving.errors import ConfigurationError, DoesNotFit
+from serving.hardware import gpu as hardware_module
 from serving.launch import refuse_open_server
 from serving.model import resolve
 from serving.plan import Plan, Wishes, make_plan
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
-    from serving.hardware import Hardware
+    from serving.hardware.gpu import Hardware
 
 VLLM = "0.32.0"
 IMAGE = "vllm/vllm-openai"

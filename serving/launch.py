@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serving import hardware as hardware_module
 from serving.command import GEMMA_TEMPLATE, EngineCommand, build
 from serving.errors import ConfigurationError, DoesNotFit, Refused
+from serving.hardware import gpu as hardware_module
 from serving.model import resolve
 from serving.model_checks import to_download
 from serving.plan import Plan, Wishes, make_plan
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from serving.download import Download
-    from serving.hardware import Hardware
+    from serving.hardware.gpu import Hardware
     from serving.settings import ServeSettings
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from serving.program import find_engine
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from serving.hardware import Gpu, Hardware
+    from serving.hardware.gpu import Gpu, Hardware
     from serving.plan import Plan
     from serving.settings import ServeSettings
 

@@ -15,7 +15,7 @@ from serving.startup_log import compare_with_log
 from serving.wishes import Wishes
 
 if TYPE_CHECKING:
-    from serving.hardware import Gpu, Hardware
+    from serving.hardware.gpu import Gpu, Hardware
     from serving.model import ModelFacts
     from serving.search import Candidate
 

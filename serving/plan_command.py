@@ -6,8 +6,8 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from serving import hardware as hardware_module
 from serving.errors import ConfigurationError, DoesNotFit, Refused
+from serving.hardware import gpu as hardware_module
 from serving.model import resolve
 from serving.plan import make_plan
 from serving.precision import ORDER
@@ -18,7 +18,7 @@ from serving.wishes import Wishes
 if TYPE_CHECKING:
     import argparse
 
-    from serving.hardware import Hardware
+    from serving.hardware.gpu import Hardware
     from serving.model import ModelFacts
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from serving.gpu_catalog import KNOWN_GPUS
-from serving.hardware import Gpu, Hardware
+from serving.hardware.catalog import KNOWN_GPUS
+from serving.hardware.gpu import Gpu, Hardware
 from serving.memory import GIB
 from serving.plan import make_plan
 from serving.plan_command import add_model_arguments, find_model, wishes
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from serving.gpu_catalog import KnownGpu
+    from serving.hardware.catalog import KnownGpu
     from serving.model import ModelFacts
     from serving.wishes import Wishes
 

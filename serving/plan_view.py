@@ -16,7 +16,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from serving.hardware import Hardware
+    from serving.hardware.gpu import Hardware
     from serving.model import ModelFacts
     from serving.plan import Plan
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from serving.hardware import Gpu
+    from serving.hardware.gpu import Gpu
     from serving.model import Checkpoint, ModelFacts
     from serving.wishes import Wishes
 

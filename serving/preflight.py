@@ -10,7 +10,7 @@ from serving.checks import stops
 from serving.errors import Refused
 
 if TYPE_CHECKING:
-    from serving.hardware import Hardware
+    from serving.hardware.gpu import Hardware
     from serving.model import ModelFacts
     from serving.plan import Plan
     from serving.settings import ServeSettings

@@ -9,7 +9,7 @@ from serving.precision import BF16_CAPABILITY, FP8_CAPABILITY
 from serving.search import BATCHES, CPU_BATCH, wanted_length
 
 if TYPE_CHECKING:
-    from serving.hardware import Hardware
+    from serving.hardware.gpu import Hardware
     from serving.model import ModelFacts
     from serving.search import Candidate
     from serving.wishes import Wishes

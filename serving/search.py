@@ -14,7 +14,7 @@ from serving.wishes import KV_BYTES
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from serving.hardware import Gpu, Hardware
+    from serving.hardware.gpu import Gpu, Hardware
     from serving.model import Checkpoint, ModelFacts
     from serving.wishes import Wishes
 

@@ -11,7 +11,7 @@ from serving.search import SLACK_BYTES, cpu_candidate, host_bytes, host_bytes_ne
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from serving.hardware import Hardware
+    from serving.hardware.gpu import Hardware
     from serving.model import ModelFacts
     from serving.search import Candidate
     from serving.wishes import Wishes

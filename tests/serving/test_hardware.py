@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving import nvml
 from serving.errors import ConfigurationError
 from serving.gemma3 import FAMILY
-from serving.gpu_catalog import KNOWN_GPUS
-from serving.hardware import Hardware, detect, parse_gpus
+from serving.hardware import nvml
+from serving.hardware.catalog import KNOWN_GPUS
+from serving.hardware.gpu import Hardware, detect, parse_gpus
 from serving.memory import GIB
 from serving.plan import Wishes, make_plan
 

@@ -6,7 +6,7 @@ import pytest
 
 from serving import machine_checks
 from serving.gemma3 import FAMILY
-from serving.hardware import Gpu, Hardware, Process, parse_gpus
+from serving.hardware.gpu import Gpu, Hardware, Process, parse_gpus
 from serving.memory import GIB
 from serving.plan import Wishes, make_plan
 from serving.settings import ServeSettings

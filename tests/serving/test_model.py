@@ -6,7 +6,7 @@ import pytest
 
 from serving.errors import ConfigurationError
 from serving.gemma3 import FAMILY, QUANTISED_27B
-from serving.hardware import parse_gpus
+from serving.hardware.gpu import parse_gpus
 from serving.model import resolve
 from serving.plan import Wishes, make_plan
 

@@ -6,7 +6,7 @@ import pytest
 
 from serving.errors import ConfigurationError
 from serving.gemma3 import FAMILY, shipped
-from serving.hardware import Gpu, Hardware, parse_gpus
+from serving.hardware.gpu import Gpu, Hardware, parse_gpus
 from serving.memory import GIB
 from serving.plan import JSON_KEYS, Wishes, make_plan
 

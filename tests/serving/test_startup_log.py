@@ -3,7 +3,7 @@
 import pytest
 
 from serving.gemma3 import FAMILY
-from serving.hardware import parse_gpus
+from serving.hardware.gpu import parse_gpus
 from serving.plan import Wishes, compare_with_log, make_plan
 from serving.startup_log import LoggedCapacity, read_capacity
 

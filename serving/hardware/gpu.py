@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from serving.errors import ConfigurationError
-from serving.gpu_catalog import AMBIGUOUS, KNOWN_GPUS, find, normalise
+from serving.hardware.catalog import AMBIGUOUS, KNOWN_GPUS, find, normalise
 from serving.memory import GIB
 
 MAX_GPUS = 64  # on one machine; more is a typing error
@@ -73,7 +73,7 @@ class Hardware:
 
 def detect() -> Hardware:
     """Return what NVML reports. No driver is an ordinary answer; a broken one is told in `problem`."""
-    from serving.nvml import read
+    from serving.hardware.nvml import read
 
     return read()
 

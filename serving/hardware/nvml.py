@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from serving.hardware import Gpu, Hardware, Process
+from serving.hardware.gpu import Gpu, Hardware, Process
 
 KERNEL_MODULE = Path("/proc/driver/nvidia/version")
 
