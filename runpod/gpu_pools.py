@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from serving.hardware.gpu import Hardware
-    from serving.model import ModelFacts
+    from serving.model.facts import ModelFacts
     from serving.plan import Plan, Wishes
 
 GIB = 1024**3

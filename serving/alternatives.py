@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from serving.gemma3 import FAMILY
 from serving.hardware.catalog import KNOWN_GPUS
 from serving.hardware.gpu import Gpu, Hardware
 from serving.memory import GIB
+from serving.model.gemma3 import FAMILY
 from serving.precision import BF16_CAPABILITY
 from serving.search import best_candidate, every_candidate, wanted_length
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from serving.model import ModelFacts
+    from serving.model.facts import ModelFacts
     from serving.search import Candidate
     from serving.wishes import Wishes
 

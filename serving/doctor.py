@@ -10,7 +10,7 @@ from serving import machine_checks, model_checks
 from serving.checks import MARKS, Check, stops
 from serving.errors import ConfigurationError
 from serving.launch import choose_tryout
-from serving.model import resolve
+from serving.model.facts import resolve
 from serving.plan import make_plan
 from serving.plan_command import find_hardware
 from serving.settings import DEFAULT_MODEL, ServeSettings
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import argparse
 
     from serving.hardware.gpu import Hardware
-    from serving.model import ModelFacts
+    from serving.model.facts import ModelFacts
     from serving.plan import Plan
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from serving.hub import cache_folder
+from serving.model.hub_cache import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from serving.model import ModelFacts
+    from serving.model.facts import ModelFacts
 
 CUDA_BLOCK_TOKENS = 16
 CPU_BLOCK_TOKENS = 128

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from serving.command import GEMMA_TEMPLATE, EngineCommand, build
 from serving.errors import ConfigurationError, DoesNotFit, Refused
 from serving.hardware import gpu as hardware_module
-from serving.model import resolve
+from serving.model.facts import resolve
+from serving.model.tryout import DEFAULT_TRYOUT, TRYOUT_MODELS, TryoutModel, checkpoint
 from serving.model_checks import to_download
 from serving.plan import Plan, Wishes, make_plan
 from serving.preflight import preflight
 from serving.program import ENGINE_PYTHON, find_engine
 from serving.settings import DEFAULT_MODEL
-from serving.tryout import DEFAULT_TRYOUT, TRYOUT_MODELS, TryoutModel, checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from serving.checks import Check, Status
 from serving.engine import refuse_taken_port
 from serving.errors import ServingError
-from serving.hub import cache_folder
 from serving.memory import GIB
+from serving.model.hub_cache import cache_folder
 from serving.precision import BF16_CAPABILITY, ENGINE_CAPABILITY, FP8_CAPABILITY
 from serving.program import find_engine
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from serving.model import ModelFacts
+    from serving.model.facts import ModelFacts
 
 GIB = 1024**3
 DEFAULT_UTILIZATION = 0.92  # vLLM 0.32's own (`vllm/config/cache.py`)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from serving.checks import Check
 from serving.download import GB, Download
-from serving.hub import cache_folder, cached_bytes, endpoint, stored_token
+from serving.model.hub_cache import cache_folder, cached_bytes, endpoint, stored_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from serving.model import Checkpoint, ModelFacts
+    from serving.model.facts import Checkpoint, ModelFacts
     from serving.plan import Plan
     from serving.settings import ServeSettings
 

@@ -16,7 +16,7 @@ from serving.wishes import Wishes
 
 if TYPE_CHECKING:
     from serving.hardware.gpu import Gpu, Hardware
-    from serving.model import ModelFacts
+    from serving.model.facts import ModelFacts
     from serving.search import Candidate
 
 __all__ = ["CONCURRENCY_TOKENS", "JSON_KEYS", "Plan", "Wishes", "compare_with_log", "make_plan"]

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 from serving.errors import ConfigurationError, DoesNotFit, Refused
 from serving.hardware import gpu as hardware_module
-from serving.model import resolve
+from serving.model.facts import resolve
+from serving.model.tryout import TRYOUT_MODELS
 from serving.plan import make_plan
 from serving.precision import ORDER
 from serving.settings import DEFAULT_MODEL, ServeSettings
-from serving.tryout import TRYOUT_MODELS
 from serving.wishes import Wishes
 
 if TYPE_CHECKING:
     import argparse
 
     from serving.hardware.gpu import Hardware
-    from serving.model import ModelFacts
+    from serving.model.facts import ModelFacts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

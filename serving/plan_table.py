@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from serving.hardware.catalog import KnownGpu
-    from serving.model import ModelFacts
+    from serving.model.facts import ModelFacts
     from serving.wishes import Wishes
 
 COUNTS = (1, 2, 4, 8)

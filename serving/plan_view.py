@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from serving.hardware.gpu import Hardware
-    from serving.model import ModelFacts
+    from serving.model.facts import ModelFacts
     from serving.plan import Plan
 
 # Each part of the memory with its colour and, where there is none, its character.

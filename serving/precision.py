@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from serving.hardware.gpu import Gpu
-    from serving.model import Checkpoint, ModelFacts
+    from serving.model.facts import Checkpoint, ModelFacts
     from serving.wishes import Wishes
 
 BF16_CAPABILITY = (8, 0)

@@ -10,7 +10,7 @@ from serving.search import BATCHES, CPU_BATCH, wanted_length
 
 if TYPE_CHECKING:
     from serving.hardware.gpu import Hardware
-    from serving.model import ModelFacts
+    from serving.model.facts import ModelFacts
     from serving.search import Candidate
     from serving.wishes import Wishes
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from serving.hardware.gpu import Gpu, Hardware
-    from serving.model import Checkpoint, ModelFacts
+    from serving.model.facts import Checkpoint, ModelFacts
     from serving.wishes import Wishes
 
 # Tried in turn while the wished context does not fit: a smaller batch leaves more memory to the KV cache.

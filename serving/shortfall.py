@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from serving.hardware.gpu import Hardware
-    from serving.model import ModelFacts
+    from serving.model.facts import ModelFacts
     from serving.search import Candidate
     from serving.wishes import Wishes
 

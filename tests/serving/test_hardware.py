@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.errors import ConfigurationError
-from serving.gemma3 import FAMILY
 from serving.hardware import nvml
 from serving.hardware.catalog import KNOWN_GPUS
 from serving.hardware.gpu import Hardware, detect, parse_gpus
 from serving.memory import GIB
+from serving.model.gemma3 import FAMILY
 from serving.plan import Wishes, make_plan
 
 

@@ -5,9 +5,9 @@ import socket
 import pytest
 
 from serving import machine_checks
-from serving.gemma3 import FAMILY
 from serving.hardware.gpu import Gpu, Hardware, Process, parse_gpus
 from serving.memory import GIB
+from serving.model.gemma3 import FAMILY
 from serving.plan import Wishes, make_plan
 from serving.settings import ServeSettings
 

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from serving.errors import ConfigurationError
-from serving.gemma3 import FAMILY, QUANTISED_27B
 from serving.hardware.gpu import parse_gpus
-from serving.model import resolve
+from serving.model.facts import resolve
+from serving.model.gemma3 import FAMILY, QUANTISED_27B
 from serving.plan import Wishes, make_plan
 
 LLAMA = {

@@ -5,9 +5,9 @@ import itertools
 import pytest
 
 from serving.errors import ConfigurationError
-from serving.gemma3 import FAMILY, shipped
 from serving.hardware.gpu import Gpu, Hardware, parse_gpus
 from serving.memory import GIB
+from serving.model.gemma3 import FAMILY, shipped
 from serving.plan import JSON_KEYS, Wishes, make_plan
 
 GEMMA_27B = FAMILY[0]

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from serving.errors import EngineFailed, Refused
-from serving.tryout import DEFAULT_TRYOUT, TRYOUT_MODELS, checkpoint
+from serving.model.tryout import DEFAULT_TRYOUT, TRYOUT_MODELS, checkpoint
 
 MODEL = TRYOUT_MODELS[DEFAULT_TRYOUT]
 

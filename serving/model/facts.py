@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from serving.errors import ConfigurationError
-from serving.hub import cached_folder
+from serving.model.hub_cache import cached_folder
 
 Precision = Literal["bf16", "fp8", "int4", "fp32", "fp16"]
 
@@ -92,7 +92,7 @@ def resolve(name: str, hub_cache: Path | None = None) -> ModelFacts:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return from_folder(folder, str(folder))
-    from serving.gemma3 import shipped
+    from serving.model.gemma3 import shipped
 
     facts = shipped(name)
     if facts is not None:
@@ -133,7 +133,7 @@ def from_folder(folder: Path, name: str) -> ModelFacts:
 
 
 def _from_config(config: dict[str, Any], folder: Path, name: str) -> ModelFacts:
-    from serving.gemma3 import CONFIG_DEFAULTS
+    from serving.model.gemma3 import CONFIG_DEFAULTS
 
     text: dict[str, Any] = config.get("text_config") or config
     gemma = str(text.get("model_type", "")).startswith("gemma3") or config.get("model_type") == "gemma3"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from serving.model import LINEAR_BYTES, Checkpoint, ModelFacts, tower_bytes
+from serving.model.facts import LINEAR_BYTES, Checkpoint, ModelFacts, tower_bytes
 
 # What transformers' Gemma3TextConfig takes for what a config.json leaves out.
 CONFIG_DEFAULTS = {
