@@ -14,7 +14,7 @@ from masking import secret_values
 from runpod_api import RunpodApi
 from serving.errors import ConfigurationError
 from serving.model.facts import resolve
-from serving.plan import Wishes
+from serving.planning.plan import Wishes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

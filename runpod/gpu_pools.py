@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from serving.errors import ConfigurationError, DoesNotFit
 from serving.hardware.gpu import parse_gpus
-from serving.plan import make_plan
+from serving.planning.plan import make_plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from serving.hardware.gpu import Hardware
     from serving.model.facts import ModelFacts
-    from serving.plan import Plan, Wishes
+    from serving.planning.plan import Plan, Wishes
 
 GIB = 1024**3
 # The assumptions behind the two estimates. They are for comparing pools, not for a bill.

@@ -19,7 +19,7 @@ import gpu_pools
 from deploy_settings import DeploySettings
 from endpoint_spec import CUDA, ROOM_GB
 from serving.model.facts import resolve
-from serving.plan import Wishes
+from serving.planning.plan import Wishes
 from serving.settings import DEFAULT_MODEL, ServeSettings
 from worker_settings import WorkerSettings
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from serving.plan import Plan
+    from serving.planning.plan import Plan
     from serving.settings import ServeSettings
 
 HERE = Path(__file__).parent

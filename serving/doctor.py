@@ -11,17 +11,17 @@ from serving.checks import MARKS, Check, stops
 from serving.errors import ConfigurationError
 from serving.launch import choose_tryout
 from serving.model.facts import resolve
-from serving.plan import make_plan
 from serving.plan_command import find_hardware
+from serving.planning.plan import make_plan
+from serving.planning.request import Wishes
 from serving.settings import DEFAULT_MODEL, ServeSettings
-from serving.wishes import Wishes
 
 if TYPE_CHECKING:
     import argparse
 
     from serving.hardware.gpu import Hardware
     from serving.model.facts import ModelFacts
-    from serving.plan import Plan
+    from serving.planning.plan import Plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

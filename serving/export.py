@@ -23,7 +23,7 @@ from serving.errors import ConfigurationError, DoesNotFit
 from serving.hardware import gpu as hardware_module
 from serving.launch import refuse_open_server
 from serving.model.facts import resolve
-from serving.plan import Plan, Wishes, make_plan
+from serving.planning.plan import Plan, Wishes, make_plan
 from serving.program import ROOT, find_engine
 from serving.settings import DEFAULT_MODEL, ServeSettings
 

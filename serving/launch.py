@@ -13,7 +13,7 @@ from serving.hardware import gpu as hardware_module
 from serving.model.facts import resolve
 from serving.model.tryout import DEFAULT_TRYOUT, TRYOUT_MODELS, TryoutModel, checkpoint
 from serving.model_checks import to_download
-from serving.plan import Plan, Wishes, make_plan
+from serving.planning.plan import Plan, Wishes, make_plan
 from serving.preflight import preflight
 from serving.program import ENGINE_PYTHON, find_engine
 from serving.settings import DEFAULT_MODEL

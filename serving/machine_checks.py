@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 from serving.checks import Check, Status
 from serving.engine import refuse_taken_port
 from serving.errors import ServingError
-from serving.memory import GIB
 from serving.model.hub_cache import cache_folder
-from serving.precision import BF16_CAPABILITY, ENGINE_CAPABILITY, FP8_CAPABILITY
+from serving.planning.memory import GIB
+from serving.planning.precision import BF16_CAPABILITY, ENGINE_CAPABILITY, FP8_CAPABILITY
 from serving.program import find_engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from serving.hardware.gpu import Gpu, Hardware
-    from serving.plan import Plan
+    from serving.planning.plan import Plan
     from serving.settings import ServeSettings
 
 ENGINE_VERSION = "0.32.0"  # the one that serving/engine_env pins

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from serving.model.facts import Checkpoint, ModelFacts
-    from serving.plan import Plan
+    from serving.planning.plan import Plan
     from serving.settings import ServeSettings
 
 TIMEOUT_S = 5.0

@@ -10,10 +10,10 @@ from serving.errors import ConfigurationError, DoesNotFit, Refused
 from serving.hardware import gpu as hardware_module
 from serving.model.facts import resolve
 from serving.model.tryout import TRYOUT_MODELS
-from serving.plan import make_plan
-from serving.precision import ORDER
+from serving.planning.plan import make_plan
+from serving.planning.precision import ORDER
+from serving.planning.request import Wishes
 from serving.settings import DEFAULT_MODEL, ServeSettings
-from serving.wishes import Wishes
 
 if TYPE_CHECKING:
     import argparse

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from serving.hardware.catalog import KNOWN_GPUS
 from serving.hardware.gpu import Gpu, Hardware
-from serving.memory import GIB
-from serving.plan import make_plan
 from serving.plan_command import add_model_arguments, find_model, wishes
+from serving.planning.memory import GIB
+from serving.planning.plan import make_plan
 from serving.settings import ServeSettings
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from serving.hardware.catalog import KnownGpu
     from serving.model.facts import ModelFacts
-    from serving.wishes import Wishes
+    from serving.planning.request import Wishes
 
 COUNTS = (1, 2, 4, 8)
 WIDTH = 140  # where the output is no terminal

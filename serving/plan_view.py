@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from serving.hardware.gpu import Hardware
     from serving.model.facts import ModelFacts
-    from serving.plan import Plan
+    from serving.planning.plan import Plan
 
 # Each part of the memory with its colour and, where there is none, its character.
 PARTS = {

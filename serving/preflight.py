@@ -12,7 +12,7 @@ from serving.errors import Refused
 if TYPE_CHECKING:
     from serving.hardware.gpu import Hardware
     from serving.model.facts import ModelFacts
-    from serving.plan import Plan
+    from serving.planning.plan import Plan
     from serving.settings import ServeSettings
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from serving.plan import Plan
+    from serving.planning.plan import Plan
 
 TOLERANCE = 0.1
 

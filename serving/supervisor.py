@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from serving.download import followed
 from serving.engine import EXIT_MARGIN_S, Engine
 from serving.errors import EngineFailed
-from serving.plan import compare_with_log
+from serving.planning.plan import compare_with_log
 from serving.progress import Progress
 
 if TYPE_CHECKING:

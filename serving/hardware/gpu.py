@@ -18,7 +18,7 @@ from typing import Literal
 
 from serving.errors import ConfigurationError
 from serving.hardware.catalog import AMBIGUOUS, KNOWN_GPUS, find, normalise
-from serving.memory import GIB
+from serving.planning.memory import GIB
 
 MAX_GPUS = 64  # on one machine; more is a typing error
 

@@ -11,9 +11,9 @@ from serving.errors import ConfigurationError
 from serving.hardware import nvml
 from serving.hardware.catalog import KNOWN_GPUS
 from serving.hardware.gpu import Hardware, detect, parse_gpus
-from serving.memory import GIB
 from serving.model.gemma3 import FAMILY
-from serving.plan import Wishes, make_plan
+from serving.planning.memory import GIB
+from serving.planning.plan import Wishes, make_plan
 
 
 def one(text):

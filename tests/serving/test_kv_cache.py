@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from serving.kv_cache import kv_layout, layer_groups
 from serving.model.facts import ModelFacts
 from serving.model.gemma3 import FAMILY
+from serving.planning.kv_cache import kv_layout, layer_groups
 from tests.support.serving import ROOT
 
 GIB = 1024**3

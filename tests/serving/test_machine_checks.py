@@ -6,9 +6,9 @@ import pytest
 
 from serving import machine_checks
 from serving.hardware.gpu import Gpu, Hardware, Process, parse_gpus
-from serving.memory import GIB
 from serving.model.gemma3 import FAMILY
-from serving.plan import Wishes, make_plan
+from serving.planning.memory import GIB
+from serving.planning.plan import Wishes, make_plan
 from serving.settings import ServeSettings
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from serving.kv_cache import kv_layout
-from serving.memory import GIB, Batch, activation_bytes, weights_bytes
 from serving.model.facts import ModelFacts
 from serving.model.gemma3 import FAMILY, QUANTISED_27B, shipped
+from serving.planning.kv_cache import kv_layout
+from serving.planning.memory import GIB, Batch, activation_bytes, weights_bytes
 
 GEMMA_27B = FAMILY[0]
 

@@ -8,7 +8,7 @@ from serving.errors import ConfigurationError
 from serving.hardware.gpu import parse_gpus
 from serving.model.facts import resolve
 from serving.model.gemma3 import FAMILY, QUANTISED_27B
-from serving.plan import Wishes, make_plan
+from serving.planning.plan import Wishes, make_plan
 
 LLAMA = {
     "model_type": "llama",

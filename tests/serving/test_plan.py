@@ -6,9 +6,9 @@ import pytest
 
 from serving.errors import ConfigurationError
 from serving.hardware.gpu import Gpu, Hardware, parse_gpus
-from serving.memory import GIB
 from serving.model.gemma3 import FAMILY, shipped
-from serving.plan import JSON_KEYS, Wishes, make_plan
+from serving.planning.memory import GIB
+from serving.planning.plan import JSON_KEYS, Wishes, make_plan
 
 GEMMA_27B = FAMILY[0]
 

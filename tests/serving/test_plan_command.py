@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from serving.plan import JSON_KEYS
+from serving.planning.plan import JSON_KEYS
 from tests.support import fake_vllm
 from tests.support.serving import ROOT, clean_environment, free_port
 

@@ -4,7 +4,7 @@ import pytest
 
 from serving.hardware.gpu import parse_gpus
 from serving.model.gemma3 import FAMILY
-from serving.plan import Wishes, compare_with_log, make_plan
+from serving.planning.plan import Wishes, compare_with_log, make_plan
 from serving.startup_log import LoggedCapacity, read_capacity
 
 ONE_LINE = (

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from serving.memory import DEFAULT_UTILIZATION, GIB
-from serving.precision import BF16_CAPABILITY, FP8_CAPABILITY
-from serving.search import BATCHES, CPU_BATCH, wanted_length
+from serving.planning.memory import DEFAULT_UTILIZATION, GIB
+from serving.planning.precision import BF16_CAPABILITY, FP8_CAPABILITY
+from serving.planning.search import BATCHES, CPU_BATCH, wanted_length
 
 if TYPE_CHECKING:
     from serving.hardware.gpu import Hardware
     from serving.model.facts import ModelFacts
-    from serving.search import Candidate
-    from serving.wishes import Wishes
+    from serving.planning.request import Wishes
+    from serving.planning.search import Candidate
 
 
 def reasons(model: ModelFacts, hardware: Hardware, wishes: Wishes, chosen: Candidate) -> dict[str, str]:

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 from serving.hardware.catalog import KNOWN_GPUS
 from serving.hardware.gpu import Gpu, Hardware
-from serving.memory import GIB
 from serving.model.gemma3 import FAMILY
-from serving.precision import BF16_CAPABILITY
-from serving.search import best_candidate, every_candidate, wanted_length
+from serving.planning.memory import GIB
+from serving.planning.precision import BF16_CAPABILITY
+from serving.planning.search import best_candidate, every_candidate, wanted_length
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from serving.model.facts import ModelFacts
-    from serving.search import Candidate
-    from serving.wishes import Wishes
+    from serving.planning.request import Wishes
+    from serving.planning.search import Candidate
 
 COUNTS = (2, 4, 8)
 LEAST_CONTEXT = 2048  # less than this is no use to anybody

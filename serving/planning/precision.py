@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from serving.hardware.gpu import Gpu
     from serving.model.facts import Checkpoint, ModelFacts
-    from serving.wishes import Wishes
+    from serving.planning.request import Wishes
 
 BF16_CAPABILITY = (8, 0)
 FP8_CAPABILITY = (8, 9)  # before it, fp8 weights are widened to bfloat16 as they are used (vLLM's Marlin kernel)

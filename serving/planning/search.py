@@ -6,17 +6,17 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from serving.kv_cache import CPU_BLOCK_TOKENS, CUDA_BLOCK_TOKENS, KvLayout, kv_layout
-from serving.memory import CONTEXT_GIB, DEFAULT_UTILIZATION, GIB, Batch, activation_bytes, weights_bytes
-from serving.precision import Compute, checkpoints, cpu_compute, gpu_compute, label
-from serving.wishes import KV_BYTES
+from serving.planning.kv_cache import CPU_BLOCK_TOKENS, CUDA_BLOCK_TOKENS, KvLayout, kv_layout
+from serving.planning.memory import CONTEXT_GIB, DEFAULT_UTILIZATION, GIB, Batch, activation_bytes, weights_bytes
+from serving.planning.precision import Compute, checkpoints, cpu_compute, gpu_compute, label
+from serving.planning.request import KV_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from serving.hardware.gpu import Gpu, Hardware
     from serving.model.facts import Checkpoint, ModelFacts
-    from serving.wishes import Wishes
+    from serving.planning.request import Wishes
 
 # Tried in turn while the wished context does not fit: a smaller batch leaves more memory to the KV cache.
 BATCHES = (Batch(2048, 128), Batch(1024, 16))

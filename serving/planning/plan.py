@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from serving.errors import ConfigurationError
-from serving.memory import GIB
-from serving.search import best_candidate, divisors, every_candidate, wanted_length
+from serving.planning.memory import GIB
+from serving.planning.request import Wishes
+from serving.planning.search import best_candidate, divisors, every_candidate, wanted_length
 from serving.startup_log import compare_with_log
-from serving.wishes import Wishes
 
 if TYPE_CHECKING:
     from serving.hardware.gpu import Gpu, Hardware
     from serving.model.facts import ModelFacts
-    from serving.search import Candidate
+    from serving.planning.search import Candidate
 
 __all__ = ["CONCURRENCY_TOKENS", "JSON_KEYS", "Plan", "Wishes", "compare_with_log", "make_plan"]
 
@@ -107,8 +107,8 @@ def make_plan(model: ModelFacts, hardware: Hardware, wishes: Wishes) -> Plan:
     chosen = best_candidate(tried, wanted_length(model, wishes))
     if chosen is not None:
         return _plan(model, hardware, wishes, chosen)
-    from serving.alternatives import alternatives
-    from serving.shortfall import shortfall
+    from serving.planning.alternatives import alternatives
+    from serving.planning.shortfall import shortfall
 
     others = alternatives(model, hardware, wishes)
     nearest = f" What would fit: {'; '.join(others)}." if others else ""
@@ -145,7 +145,7 @@ def _check(model: ModelFacts, wishes: Wishes) -> None:
 
 
 def _plan(model: ModelFacts, hardware: Hardware, wishes: Wishes, chosen: Candidate) -> Plan:
-    from serving.reasons import reasons
+    from serving.planning.explanation import reasons
 
     why = reasons(model, hardware, wishes, chosen)
     length = chosen.longest

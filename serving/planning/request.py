@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from serving.errors import ConfigurationError
-from serving.memory import GIB
+from serving.planning.memory import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable

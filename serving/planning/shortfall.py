@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from serving.memory import GIB
-from serving.precision import BF16_CAPABILITY, ENGINE_CAPABILITY, checkpoints
-from serving.search import SLACK_BYTES, cpu_candidate, host_bytes, host_bytes_needed, wanted_length
+from serving.planning.memory import GIB
+from serving.planning.precision import BF16_CAPABILITY, ENGINE_CAPABILITY, checkpoints
+from serving.planning.search import SLACK_BYTES, cpu_candidate, host_bytes, host_bytes_needed, wanted_length
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from serving.hardware.gpu import Hardware
     from serving.model.facts import ModelFacts
-    from serving.search import Candidate
-    from serving.wishes import Wishes
+    from serving.planning.request import Wishes
+    from serving.planning.search import Candidate
 
 
 def shortfall(model: ModelFacts, hardware: Hardware, wishes: Wishes, tried: Sequence[Candidate]) -> str:

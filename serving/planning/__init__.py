@@ -1,0 +1,1 @@
+"""Pure arithmetic: what fits on which hardware. No input, no output."""
