@@ -17,7 +17,7 @@ from job_error import JobError
 
 if TYPE_CHECKING:
     from relay import Relay
-    from serving.engine import Engine
+    from serving.engine.process import Engine
 
 logger = logging.getLogger(__name__)
 

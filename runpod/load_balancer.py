@@ -16,7 +16,7 @@ from aiohttp import web
 from startup import Boot
 
 if TYPE_CHECKING:
-    from serving.engine import Engine
+    from serving.engine.process import Engine
     from serving.settings import ServeSettings
     from worker_settings import WorkerSettings
 

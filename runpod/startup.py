@@ -10,10 +10,10 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from serving.download import followed
-from serving.engine import Engine
+from serving.engine.download import followed
+from serving.engine.process import Engine
+from serving.engine.progress import Progress
 from serving.launch import prepare
-from serving.progress import Progress
 from serving.settings import DEFAULT_MODEL
 from volume import CompiledCode, Weights
 

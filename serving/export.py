@@ -18,13 +18,13 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from serving.command import GEMMA_TEMPLATE, EngineCommand, build
+from serving.engine.command import GEMMA_TEMPLATE, EngineCommand, build
+from serving.engine.program import ROOT, find_engine
 from serving.errors import ConfigurationError, DoesNotFit
 from serving.hardware import gpu as hardware_module
 from serving.launch import refuse_open_server
 from serving.model.facts import resolve
 from serving.planning.plan import Plan, Wishes, make_plan
-from serving.program import ROOT, find_engine
 from serving.settings import DEFAULT_MODEL, ServeSettings
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serving.command import GEMMA_TEMPLATE, EngineCommand, build
+from serving.engine.command import GEMMA_TEMPLATE, EngineCommand, build
+from serving.engine.program import ENGINE_PYTHON, find_engine
 from serving.errors import ConfigurationError, DoesNotFit, Refused
 from serving.hardware import gpu as hardware_module
 from serving.model.facts import resolve
@@ -15,13 +16,12 @@ from serving.model.tryout import DEFAULT_TRYOUT, TRYOUT_MODELS, TryoutModel, che
 from serving.model_checks import to_download
 from serving.planning.plan import Plan, Wishes, make_plan
 from serving.preflight import preflight
-from serving.program import ENGINE_PYTHON, find_engine
 from serving.settings import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from serving.download import Download
+    from serving.engine.download import Download
     from serving.hardware.gpu import Hardware
     from serving.settings import ServeSettings
 

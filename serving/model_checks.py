@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serving.checks import Check
-from serving.download import GB, Download
+from serving.engine.download import GB, Download
 from serving.model.hub_cache import cache_folder, cached_bytes, endpoint, stored_token
 
 if TYPE_CHECKING:

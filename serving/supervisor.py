@@ -14,11 +14,11 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serving.download import followed
-from serving.engine import EXIT_MARGIN_S, Engine
+from serving.engine.download import followed
+from serving.engine.process import EXIT_MARGIN_S, Engine
+from serving.engine.progress import Progress
 from serving.errors import EngineFailed
 from serving.planning.plan import compare_with_log
-from serving.progress import Progress
 
 if TYPE_CHECKING:
     from serving.launch import Launch

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from serving.engine.vllm_log import compare_with_log
 from serving.errors import ConfigurationError
 from serving.planning.memory import GIB
 from serving.planning.request import Wishes
 from serving.planning.search import best_candidate, divisors, every_candidate, wanted_length
-from serving.startup_log import compare_with_log
 
 if TYPE_CHECKING:
     from serving.hardware.gpu import Gpu, Hardware

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from serving.startup_log import read_capacity
+from serving.engine.vllm_log import read_capacity
 from tests.support.serving import ROOT, Serve, clean_environment
 
 pytestmark = pytest.mark.engine

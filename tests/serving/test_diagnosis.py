@@ -2,7 +2,7 @@
 
 import pytest
 
-from serving.diagnosis import diagnose
+from serving.engine.diagnosis import diagnose
 
 CASES = {
     "SERVE_MAX_MODEL_LEN=103312": "ValueError: To serve at least one request with the model's max seq len (131072), (17.98 GiB KV cache is needed, which is larger than the available KV cache memory (15.9 GiB). Based on the available memory, the estimated maximum model length is 103312. Try increasing",

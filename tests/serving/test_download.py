@@ -2,8 +2,8 @@ import threading
 
 import pytest
 
-from serving import download
-from serving.download import Download, followed
+from serving.engine import download
+from serving.engine.download import Download, followed
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving.command import EngineCommand
-from serving.engine import Engine
+from serving.engine.command import EngineCommand
+from serving.engine.process import Engine
 from serving.errors import EngineFailed, Refused
 
 SERVER = """
@@ -102,7 +102,7 @@ def test_it_dies_with_whoever_started_it(tmp_path, new_session):
             sys.executable,
             "-c",
             "import sys, time\n"
-            "from serving.engine import Engine\nfrom serving.command import EngineCommand\n"
+            "from serving.engine.process import Engine\nfrom serving.engine.command import EngineCommand\n"
             f"command = EngineCommand((sys.executable, '-c', {source!r}, '{port}'), {{}}, '127.0.0.1', {port}, 'x')\n"
             "engine = Engine(command, on_line=lambda line: print(line, flush=True))\n"
             "engine.start()\nprint('pid', engine.pid, flush=True)\ntime.sleep(600)",

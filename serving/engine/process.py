@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from serving.command import reachable
-from serving.diagnosis import diagnose
+from serving.engine.command import reachable
+from serving.engine.diagnosis import diagnose
 from serving.errors import EngineFailed, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import IO, TextIO
 
-    from serving.command import EngineCommand
+    from serving.engine.command import EngineCommand
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""One life of vLLM: how it is called, watched and read."""
