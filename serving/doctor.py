@@ -6,8 +6,9 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from serving import machine_checks, model_checks
-from serving.checks import MARKS, Check, stops
+from serving.checks import machine as machine_checks
+from serving.checks import model as model_checks
+from serving.checks.check import MARKS, Check, stops
 from serving.errors import ConfigurationError
 from serving.launch import choose_tryout
 from serving.model.facts import resolve

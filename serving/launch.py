@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from serving.checks.model import to_download
+from serving.checks.preflight import preflight
 from serving.engine.command import GEMMA_TEMPLATE, EngineCommand, build
 from serving.engine.program import ENGINE_PYTHON, find_engine
 from serving.errors import ConfigurationError, DoesNotFit, Refused
 from serving.hardware import gpu as hardware_module
 from serving.model.facts import resolve
 from serving.model.tryout import DEFAULT_TRYOUT, TRYOUT_MODELS, TryoutModel, checkpoint
-from serving.model_checks import to_download
 from serving.planning.plan import Plan, Wishes, make_plan
-from serving.preflight import preflight
 from serving.settings import DEFAULT_MODEL
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from serving import machine_checks
+from serving.checks import machine as machine_checks
 from serving.hardware.gpu import Gpu, Hardware, Process, parse_gpus
 from serving.model.gemma3 import FAMILY
 from serving.planning.memory import GIB

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from serving import machine_checks, model_checks
-from serving.checks import stops
+from serving.checks import machine as machine_checks
+from serving.checks import model as model_checks
+from serving.checks.check import stops
 from serving.errors import Refused
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serving.checks import Check, Status
+from serving.checks.check import Check, Status
 from serving.engine.process import refuse_taken_port
 from serving.engine.program import find_engine
 from serving.errors import ServingError

@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serving.checks import Check
+from serving.checks.check import Check
 from serving.engine.download import GB, Download
 from serving.model.hub_cache import cache_folder, cached_bytes, endpoint, stored_token
 

@@ -1,0 +1,1 @@
+"""What can stop a start: one list, for `doctor` and for `serve`."""
