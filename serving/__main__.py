@@ -11,11 +11,14 @@ from serving.errors import EngineFailed, ServingError
 
 # A module for each, with `add_arguments(parser)` and `run(args) -> int`; only the one that is asked for is imported.
 COMMANDS = {
-    "serve": ("serving.serve", "start vLLM as the SERVE_* settings say, and keep it up"),
-    "plan": ("serving.plan_command", "say what fits on the hardware, before a byte is downloaded"),
-    "plan-table": ("serving.plan_table", "say what fits on every known GPU"),
-    "doctor": ("serving.doctor", "check every precondition of `serve`"),
-    "export": ("serving.export", "write the same deployment for other engines: Helm, SkyPilot, vllm-router, systemd"),
+    "serve": ("serving.commands.serve", "start vLLM as the SERVE_* settings say, and keep it up"),
+    "plan": ("serving.commands.plan", "say what fits on the hardware, before a byte is downloaded"),
+    "plan-table": ("serving.commands.plan_table", "say what fits on every known GPU"),
+    "doctor": ("serving.commands.doctor", "check every precondition of `serve`"),
+    "export": (
+        "serving.commands.export",
+        "write the same deployment for other engines: Helm, SkyPilot, vllm-router, systemd",
+    ),
 }
 
 

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(plan.as_json(), indent=2))
     else:
-        from serving.plan_view import show
+        from serving.commands.plan_view import show
 
         show(model, hardware, plan)
     return 0 if plan.fits else DoesNotFit.exit_status

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from serving.checks import machine as machine_checks
 from serving.checks import model as model_checks
 from serving.checks.check import MARKS, Check, stops
+from serving.commands.plan import find_hardware
 from serving.errors import ConfigurationError
 from serving.launch import choose_tryout
 from serving.model.facts import resolve
-from serving.plan_command import find_hardware
 from serving.planning.plan import make_plan
 from serving.planning.request import Wishes
 from serving.settings import DEFAULT_MODEL, ServeSettings
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         return 0 if ok else 1
     _show(checks)
     if model is not None and plan is not None and plan.fits:
-        from serving.plan_view import show
+        from serving.commands.plan_view import show
 
         show(model, hardware, plan)
     return 0 if ok else 1

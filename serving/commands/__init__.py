@@ -1,0 +1,1 @@
+"""One `python -m serving X` each, with what it draws."""
