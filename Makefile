@@ -19,7 +19,7 @@ help: ## print this list
 setup: .venv/.installed ## make .venv: the kit, RunPod's SDK and the development tools
 
 setup-engine: setup ## make .venv-engine: vLLM, for CUDA or for the CPU
-	@serving/engine_env/install.sh
+	@serving/vllm_side/environment/install.sh
 
 serve: setup $(if $(SERVE_ENGINE),,setup-engine) ## start vLLM with the SERVE_* settings and keep it up
 	@$(PY) -m serving serve

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from serving.planning.plan import Plan
     from serving.settings import ServeSettings
 
-ENGINE_VERSION = "0.32.0"  # the one that serving/engine_env pins
+ENGINE_VERSION = "0.32.0"  # the one that serving/vllm_side/environment pins
 SHARED_MEMORY_BYTES = GIB  # NCCL and vLLM's processes talk through it; Docker gives 64 MiB unless told
 HOST_BYTES = 4 * GIB  # vLLM's processes, with everything that they import
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from serving.planning.plan import Plan
     from serving.settings import ServeSettings
 
-HERE = Path(__file__).parent
-GEMMA_TEMPLATE = HERE / "templates" / "gemma3.jinja"
+VLLM_SIDE = Path(__file__).parents[1] / "vllm_side"
+GEMMA_TEMPLATE = VLLM_SIDE / "templates" / "gemma3.jinja"
 # The Gemma team's advice. Given here since quantised checkpoints may lack the generation_config.json that says it.
 GEMMA_SAMPLING = {"temperature": 1.0, "top_k": 64, "top_p": 0.95, "min_p": 0.0}
 
@@ -74,7 +74,7 @@ def build(
     env |= {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": _vllm_level(settings.log_level)}
     if settings.api_key:
         args += ["--middleware", "api_key_guard.ApiKeyGuard"]
-        env |= {"VLLM_API_KEY": settings.api_key.get_secret_value(), "PYTHONPATH": str(HERE / "middleware")}
+        env |= {"VLLM_API_KEY": settings.api_key.get_secret_value(), "PYTHONPATH": str(VLLM_SIDE / "middleware")}
     if settings.hf_token:
         env["HF_TOKEN"] = settings.hf_token.get_secret_value()
     if offline:

@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WARDEN = Path(__file__).with_name("warden.py")
+REAPER = Path(__file__).with_name("reaper.py")
 TAIL_LINES = 20
 # vLLM ends within about 10 s after its last request (measured on the CPU engine); past this it hangs.
 EXIT_MARGIN_S = 30.0
 
 
 class Engine:
-    """Run vLLM once, under a warden that kills all of it when this process ends, however it ends.
+    """Run vLLM once, under a reaper that kills all of it when this process ends, however it ends.
 
     `on_line` gets every line of vLLM's log, from a thread of the engine's. Made for one thread of the caller's; `kill`
     and `terminate` may be called from any, but not from a signal handler (they take a lock).
@@ -63,8 +63,8 @@ class Engine:
         orders_end, self._orders = os.pipe()
         reports_fd, reports_end = os.pipe()
         try:
-            warden = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(WARDEN), str(orders_end), str(reports_end), *self.command.argv],
+            reaper = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(REAPER), str(orders_end), str(reports_end), *self.command.argv],
                 env=os.environ | self.command.env,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -78,14 +78,14 @@ class Engine:
         reports = os.fdopen(reports_fd, encoding="utf-8")
         kind, _, rest = reports.readline().strip().partition(" ")
         if kind != "pid":
-            warden.communicate()
+            reaper.communicate()
             reports.close()
             self._close_orders()
             raise Refused(f"vLLM could not be started ({rest}): SERVE_ENGINE must be the path of a `vllm` program.")
         self.pid = int(rest)
-        self._pump = threading.Thread(target=self._read_log, args=(warden,), name="vllm-log", daemon=True)
+        self._pump = threading.Thread(target=self._read_log, args=(reaper,), name="vllm-log", daemon=True)
         self._pump.start()
-        threading.Thread(target=self._await_end, args=(warden, reports), name="vllm-end", daemon=True).start()
+        threading.Thread(target=self._await_end, args=(reaper, reports), name="vllm-end", daemon=True).start()
 
     def wait_ready(self, timeout: float) -> float:
         """Wait until /health answers from the process that was started; return the seconds that took.
@@ -134,7 +134,7 @@ class Engine:
         return self.wait()
 
     def _order(self, order: bytes) -> None:
-        with self._orders_lock, contextlib.suppress(BrokenPipeError):  # the warden has ended, and so has vLLM
+        with self._orders_lock, contextlib.suppress(BrokenPipeError):  # the reaper has ended, and so has vLLM
             if self._orders is not None:
                 os.write(self._orders, order)
 
@@ -144,9 +144,9 @@ class Engine:
                 os.close(self._orders)
             self._orders = None
 
-    def _read_log(self, warden: subprocess.Popen[bytes]) -> None:
-        assert warden.stdout is not None
-        with warden.stdout as log:
+    def _read_log(self, reaper: subprocess.Popen[bytes]) -> None:
+        assert reaper.stdout is not None
+        with reaper.stdout as log:
             self._read_lines(log)
 
     def _read_lines(self, log: IO[bytes]) -> None:
@@ -160,16 +160,16 @@ class Engine:
             if self._on_line:
                 self._on_line(line)
 
-    def _await_end(self, warden: subprocess.Popen[bytes], reports: TextIO) -> None:
+    def _await_end(self, reaper: subprocess.Popen[bytes], reports: TextIO) -> None:
         code = -int(signal.SIGKILL)
         with reports:
             for report in reports:
                 kind, _, rest = report.strip().partition(" ")
                 if kind == "exit":
                     code = int(rest)
-        warden.wait()
+        reaper.wait()
         self._close_orders()
-        if self.pid is not None:  # nothing is left, unless somebody killed the warden
+        if self.pid is not None:  # nothing is left, unless somebody killed the reaper
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
         if self._pump:

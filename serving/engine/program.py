@@ -7,7 +7,7 @@ from pathlib import Path
 
 from serving.errors import Refused
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ENGINE = ROOT / ".venv-engine" / "bin" / "vllm"  # what `make setup-engine` makes
 ENGINE_PYTHON = ENGINE.with_name("python")
 

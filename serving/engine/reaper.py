@@ -1,15 +1,15 @@
 """Keep one vLLM from outliving whoever started it.
 
-Run as `python -I -S warden.py ORDERS REPORTS PROGRAM ARG...`, with the standard library alone, as a process of its own
+Run as `python -I -S reaper.py ORDERS REPORTS PROGRAM ARG...`, with the standard library alone, as a process of its own
 between the kit and vLLM. ORDERS and REPORTS are the ends of two pipes to the kit. (Not one socket: closing it with an
-order unread would throw away the last report.) The warden starts the program in a session of its own and then
+order unread would throw away the last report.) The reaper starts the program in a session of its own and then
 
 * reports `pid N`, and when the program has ended and nothing of it is left, `exit CODE` (as `subprocess` counts:
   negative for a signal), each on a line;
 * reads `T` (SIGTERM to the program, which drains) and `K` (SIGKILL to all of it);
 * takes the end of ORDERS for the death of the kit, by SIGKILL too, and kills all of it.
 
-vLLM's engine runs in child processes that hold the GPU's memory. The warden is their subreaper (prctl(2)), so that an
+vLLM's engine runs in child processes that hold the GPU's memory. The reaper is their subreaper (prctl(2)), so that an
 orphan of a crashed vLLM becomes its child and is killed before `exit` is reported.
 """
 
@@ -40,7 +40,7 @@ def main(orders: int, reports: int, argv: list[str]) -> int:
     signal.set_wakeup_fd(wake_write)
 
     def in_the_child() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # if somebody kills the warden
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # if somebody kills the reaper
         for restored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(restored, signal.SIG_DFL)
 

@@ -19,7 +19,7 @@ from serving.errors import EngineFailed, Refused
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CONVERTER = Path(__file__).parent / "engine_env" / "convert_gguf.py"
+CONVERTER = Path(__file__).parents[1] / "vllm_side" / "environment" / "convert_gguf.py"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Engine and warden with small programs in vLLM's place: what matters here is how processes live and die."""
+"""Engine and reaper, with small programs in vLLM's place: what matters here is how processes live and die."""
 
 import os
 import signal
@@ -124,8 +124,8 @@ def test_a_killed_warden_leaves_no_vllm_behind(make_engine):
     engine.start()
     engine.wait_ready(20)
     child = child_of(engine)
-    warden = psutil.Process(engine.pid).parent()
-    warden.kill()
+    reaper = psutil.Process(engine.pid).parent()
+    reaper.kill()
     assert engine.wait(20) == -signal.SIGKILL
     assert gone(engine.pid)
     assert gone(child)

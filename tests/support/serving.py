@@ -89,8 +89,8 @@ class Serve:
 
     def engine(self) -> psutil.Process:
         """Return vLLM's main process: the leader of its session."""
-        warden = next(p for p in self.supervisor.children() if "warden.py" in " ".join(p.cmdline()))
-        return warden.children()[0]
+        reaper = next(p for p in self.supervisor.children() if "reaper.py" in " ".join(p.cmdline()))
+        return reaper.children()[0]
 
     def wait(self, within: float = 120.0) -> int:
         """Wait for the end; return the exit status."""

@@ -52,7 +52,7 @@ class Worker:
         return self.log_file.read_text(errors="replace")
 
     def family(self) -> list[psutil.Process]:
-        """Return the worker's process and all below it: the ping process, the warden, vLLM."""
+        """Return the worker's process and all below it: the ping process, the reaper, vLLM."""
         main = psutil.Process(self.process.pid)
         return [main, *main.children(recursive=True)]
 

@@ -29,7 +29,7 @@ def code_of(job):
 async def test_sigterm_lets_jobs_finish_takes_no_other_and_leaves_nothing(tmp_path):
     async with platform_and_worker(tmp_path, WORKER_DRAIN_TIMEOUT="20") as (platform, worker):
         family = worker.family()
-        assert len(family) >= 4  # the worker, the SDK's ping process, the warden, vLLM
+        assert len(family) >= 4  # the worker, the SDK's ping process, the reaper, vLLM
         job = await start_stream(platform)
         worker.terminate()
         await asyncio.sleep(0.2)

@@ -96,7 +96,7 @@ def test_it_answers_and_dies_whole(tmp_path, number):
         answer = ask(running.base_url(within=30))
         assert "Paris" in answer.stdout, answer.stderr
         family = running.family()
-        assert len(family) >= 6  # make, the emulator, the worker, the SDK's ping process, the warden, vLLM
+        assert len(family) >= 6  # make, the emulator, the worker, the SDK's ping process, the reaper, vLLM
         running.stop(number)
         deadline = time.monotonic() + 5
         while not all(map(is_gone, family)):

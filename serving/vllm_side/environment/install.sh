@@ -2,8 +2,8 @@
 # Make .venv-engine: the real vLLM, for CUDA where there is an NVIDIA GPU, else the CPU build. A second run does nothing.
 # ENGINE=cpu or ENGINE=cuda overrides the detection.
 set -euo pipefail
-cd "$(dirname "$0")/../.."
-here=serving/engine_env
+cd "$(dirname "$0")/../../.."
+here=serving/vllm_side/environment
 venv=.venv-engine
 
 if [ "$(uname -s)" != Linux ]; then
