@@ -13,7 +13,7 @@ from endpoint_spec import Change
 from masking import secret_values
 from runpod_api import RunpodApi
 from serving.errors import ConfigurationError
-from serving.model.facts import resolve
+from serving.model.resolve import resolve
 from serving.planning.plan import Wishes
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from serving.errors import ConfigurationError, DoesNotFit
-from serving.hardware.gpu import parse_gpus
+from serving.hardware.parse import parse_gpus
 from serving.planning.plan import make_plan
+from serving.units import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from serving.model.facts import ModelFacts
     from serving.planning.plan import Plan, Wishes
 
-GIB = 1024**3
 # The assumptions behind the two estimates. They are for comparing pools, not for a bill.
 AT_ONCE = 16
 BANDWIDTH_SHARE = 0.6

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import gpu_pools
 from deploy_settings import DeploySettings
 from endpoint_spec import CUDA, ROOM_GB
-from serving.model.facts import resolve
+from serving.model.resolve import resolve
 from serving.planning.plan import Wishes
 from serving.settings import DEFAULT_MODEL, ServeSettings
 from worker_settings import WorkerSettings

@@ -12,8 +12,9 @@ from serving.checks.preflight import preflight
 from serving.engine.command import GEMMA_TEMPLATE, EngineCommand, build
 from serving.engine.program import ENGINE_PYTHON, find_engine
 from serving.errors import ConfigurationError, DoesNotFit, Refused
-from serving.hardware import gpu as hardware_module
-from serving.model.facts import resolve
+from serving.hardware import nvml
+from serving.hardware.parse import parse_gpus
+from serving.model.resolve import resolve
 from serving.model.tryout import DEFAULT_TRYOUT, TRYOUT_MODELS, TryoutModel, checkpoint
 from serving.planning.plan import Plan, Wishes, make_plan
 from serving.settings import DEFAULT_MODEL
@@ -96,8 +97,8 @@ def refuse_open_server(settings: ServeSettings) -> None:
 def find_hardware(settings: ServeSettings) -> Hardware:
     """Return the GPUs that SERVE_GPUS states, else those of this machine. Raises Refused if the driver is broken."""
     if settings.gpus is not None:
-        return hardware_module.parse_gpus(settings.gpus)
-    found = hardware_module.detect()
+        return parse_gpus(settings.gpus)
+    found = nvml.detect()
     if found.problem:
         raise Refused(f"There is an NVIDIA driver, but it does not work: {found.problem}. `nvidia-smi` must run first.")
     return found

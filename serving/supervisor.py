@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from serving.engine.download import followed
 from serving.engine.process import EXIT_MARGIN_S, Engine
 from serving.engine.progress import Progress
+from serving.engine.vllm_log import compare_with_log
 from serving.errors import EngineFailed
-from serving.planning.plan import compare_with_log
 
 if TYPE_CHECKING:
     from serving.launch import Launch

@@ -12,8 +12,8 @@ from serving.engine.process import refuse_taken_port
 from serving.engine.program import find_engine
 from serving.errors import ServingError
 from serving.model.hub_cache import cache_folder
-from serving.planning.memory import GIB
 from serving.planning.precision import BF16_CAPABILITY, ENGINE_CAPABILITY, FP8_CAPABILITY
+from serving.units import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

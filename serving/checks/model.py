@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serving.checks.check import Check
-from serving.engine.download import GB, Download
+from serving.engine.download import Download
 from serving.model.hub_cache import cache_folder, cached_bytes, endpoint, stored_token
+from serving.units import GB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

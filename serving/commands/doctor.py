@@ -12,7 +12,7 @@ from serving.checks.check import MARKS, Check, stops
 from serving.commands.plan import find_hardware
 from serving.errors import ConfigurationError
 from serving.launch import choose_tryout
-from serving.model.facts import resolve
+from serving.model.resolve import resolve
 from serving.planning.plan import make_plan
 from serving.planning.request import Wishes
 from serving.settings import DEFAULT_MODEL, ServeSettings

@@ -21,9 +21,10 @@ import yaml
 from serving.engine.command import GEMMA_TEMPLATE, EngineCommand, build
 from serving.engine.program import ROOT, find_engine
 from serving.errors import ConfigurationError, DoesNotFit
-from serving.hardware import gpu as hardware_module
+from serving.hardware import nvml
+from serving.hardware.parse import parse_gpus
 from serving.launch import refuse_open_server
-from serving.model.facts import resolve
+from serving.model.resolve import resolve
 from serving.planning.plan import Plan, Wishes, make_plan
 from serving.settings import DEFAULT_MODEL, ServeSettings
 
@@ -121,7 +122,7 @@ def deployment(gpus: str | None, *, host: str | None, program: Path | None = Non
     if host is not None:
         settings = settings.model_copy(update={"host": host, "port": PORT})
     given = gpus if gpus is not None else settings.gpus
-    hardware = hardware_module.detect() if given is None else hardware_module.parse_gpus(given, "--gpus")
+    hardware = nvml.detect() if given is None else parse_gpus(given, "--gpus")
     if not hardware.gpus:
         raise ConfigurationError(
             "No GPU is here to plan for: say which the machines have, like --gpus '1x NVIDIA L40S'."

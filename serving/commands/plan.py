@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from serving.errors import ConfigurationError, DoesNotFit, Refused
-from serving.hardware import gpu as hardware_module
-from serving.model.facts import resolve
+from serving.hardware import nvml
+from serving.hardware.parse import parse_gpus
+from serving.model.resolve import resolve
 from serving.model.tryout import TRYOUT_MODELS
 from serving.planning.plan import make_plan
 from serving.planning.precision import ORDER
@@ -59,10 +60,10 @@ def run(args: argparse.Namespace) -> int:
 def find_hardware(settings: ServeSettings, given: str | None = None) -> Hardware:
     """Return the GPUs of `--gpus`, else of SERVE_GPUS, else of this machine."""
     if given is not None:
-        return hardware_module.parse_gpus(given, "--gpus")
+        return parse_gpus(given, "--gpus")
     if settings.gpus is not None:
-        return hardware_module.parse_gpus(settings.gpus)
-    return hardware_module.detect()
+        return parse_gpus(settings.gpus)
+    return nvml.detect()
 
 
 def find_model(settings: ServeSettings, given: str | None = None) -> ModelFacts:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from serving.commands.plan import add_model_arguments, find_model, wishes
 from serving.hardware.catalog import KNOWN_GPUS
 from serving.hardware.gpu import Gpu, Hardware
-from serving.planning.memory import GIB
 from serving.planning.plan import make_plan
 from serving.settings import ServeSettings
+from serving.units import GIB
 
 if TYPE_CHECKING:
     import argparse

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from serving.model.hub_cache import cache_folder
+from serving.units import GB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 INTERVAL_S = 2.0
-GB = 10**9
 
 
 @dataclass(frozen=True)

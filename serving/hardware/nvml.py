@@ -12,7 +12,7 @@ from serving.hardware.gpu import Gpu, Hardware, Process
 KERNEL_MODULE = Path("/proc/driver/nvidia/version")
 
 
-def read() -> Hardware:
+def detect() -> Hardware:
     """Return the GPUs that a CUDA program would see here, in the order of the PCI bus.
 
     Honours CUDA_VISIBLE_DEVICES, which NVML itself does not. Never raises: without a driver there is no GPU, and a

@@ -1,18 +1,9 @@
-"""What the planner must know of a model: its attention layers, its sizes, its checkpoints.
-
-From the table of the Gemma 3 family that is shipped here (so planning works offline, and before a licence is accepted),
-from a folder with a checkpoint, or from the Hugging Face cache. Nothing is downloaded.
-"""
+"""What the planner must know of a model: its attention layers, its sizes, its checkpoints."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
-
-from serving.errors import ConfigurationError
-from serving.model.hub_cache import cached_folder
+from dataclasses import dataclass
+from typing import Literal
 
 Precision = Literal["bf16", "fp8", "int4", "fp32", "fp16"]
 
@@ -83,141 +74,6 @@ class ModelFacts:
         return next((item for item in self.checkpoints if item.precision == precision), None)
 
 
-def resolve(name: str, hub_cache: Path | None = None) -> ModelFacts:
-    """Return the facts of a model: a folder, a checkpoint of the shipped table, or one in the Hugging Face cache.
-
-    `google/gemma-3-27b-it` means the member of the family: all its checkpoints may be planned. Any other name means
-    that checkpoint alone. Raises ConfigurationError with the sentence that says what would help.
-    """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return from_folder(folder, str(folder))
-    from serving.model.gemma3 import shipped
-
-    facts = shipped(name)
-    if facts is not None:
-        return facts
-    if name.startswith((".", "/", "~")):
-        raise ConfigurationError(f"SERVE_MODEL={name!r} is not allowed: there is no such folder.")
-    cached = cached_folder(name, hub_cache)
-    if cached is None:
-        raise ConfigurationError(
-            f"SERVE_MODEL={name!r} is not known here: it must be a folder with a config.json, a Gemma 3 like "
-            "google/gemma-3-27b-it, or a model in the Hugging Face cache (put its configuration there with "
-            f"`.venv-engine/bin/hf download {name} config.json`)."
-        )
-    return from_folder(cached, name)
-
-
 def tower_bytes(hidden: int) -> int:
     """Return the bytes of Gemma 3's vision tower and of its projector into a model of this width, in bfloat16."""
     return 2 * (SIGLIP_PARAMETERS + SIGLIP_WIDTH * hidden + SIGLIP_WIDTH)
-
-
-def from_folder(folder: Path, name: str) -> ModelFacts:
-    """Return the facts of the checkpoint in `folder`, from its config.json and the sizes of its weights' files."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigurationError(f"SERVE_MODEL={name!r} is not allowed: {folder} has no config.json.") from error
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"SERVE_MODEL={name!r} is not allowed: {path} cannot be read ({error}).") from error
-    try:
-        return _from_config(config, folder, name)
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        raise ConfigurationError(
-            f"SERVE_MODEL={name!r} cannot be planned: {path} does not describe a decoder model with ordinary "
-            f"attention ({type(error).__name__}: {error})."
-        ) from error
-
-
-def _from_config(config: dict[str, Any], folder: Path, name: str) -> ModelFacts:
-    from serving.model.gemma3 import CONFIG_DEFAULTS
-
-    text: dict[str, Any] = config.get("text_config") or config
-    gemma = str(text.get("model_type", "")).startswith("gemma3") or config.get("model_type") == "gemma3"
-    if gemma:  # Gemma's own configuration files leave out what equals transformers' defaults
-        text = CONFIG_DEFAULTS | text
-    if "kv_lora_rank" in text:
-        raise ValueError("multi-head latent attention is not planned")
-    layers, heads, hidden = text["num_hidden_layers"], text["num_attention_heads"], text["hidden_size"]
-    full, sliding = _layer_kinds(text, layers, gemma=gemma)
-    vision = config.get("vision_config") or {}
-    facts = ModelFacts(
-        name=name,
-        full_layers=full,
-        sliding_layers=sliding,
-        window=int(text.get("sliding_window") or 0) if sliding else 0,
-        heads=heads,
-        kv_heads=text.get("num_key_value_heads") or heads,
-        head_dim=text.get("head_dim") or hidden // heads,
-        hidden=hidden,
-        intermediate=text["intermediate_size"],
-        vocab=text["vocab_size"],
-        max_model_len=text["max_position_embeddings"],
-        checkpoints=(),
-        tower_bytes=tower_bytes(hidden) if gemma and vision else 0,
-        gemma=gemma,
-    )
-    precision, stored_bytes, group = _stored(config, text)
-    weights = _file_bytes(folder)
-    if weights is None and any("experts" in key for key in text):
-        raise ValueError("the size of a mixture of experts is not known before its weights are here")
-    if weights is None:
-        linear = LINEAR_BYTES.get(precision if precision != "int4" else f"int4-g{group}", float(stored_bytes))
-        weights = int(facts.linear_parameters * linear + facts.other_parameters * stored_bytes)
-        if not text.get("tie_word_embeddings", gemma):
-            weights += facts.vocab * facts.hidden * stored_bytes
-    elif precision == "bf16":
-        weights = weights * 2 // stored_bytes  # weights stored in another type are loaded in the one that computes
-    return replace(facts, checkpoints=(Checkpoint(name, precision, weights),))
-
-
-def _layer_kinds(text: dict[str, Any], layers: int, *, gemma: bool) -> tuple[int, int]:
-    kinds = text.get("layer_types")
-    if kinds:
-        if unknown := set(kinds) - {"full_attention", "sliding_attention"}:
-            raise ValueError(f"layers of the kind {', '.join(sorted(unknown))} are not planned")
-        sliding = sum(kind == "sliding_attention" for kind in kinds)
-        if not text.get("sliding_window"):
-            sliding = 0
-        return layers - sliding, sliding
-    if gemma:
-        pattern = text.get("sliding_window_pattern") or text.get("_sliding_window_pattern") or 6
-        return layers // pattern, layers - layers // pattern
-    if not text.get("sliding_window") or text.get("use_sliding_window") is False:
-        return layers, 0
-    if text.get("model_type") == "gemma2":  # every other layer
-        return layers // 2, layers - layers // 2
-    return 0, layers
-
-
-def _stored(config: dict[str, Any], text: dict[str, Any]) -> tuple[Precision, int, int]:
-    """Return the precision of the weights, the bytes of an unquantised one as stored, and the int4 group."""
-    dtype = str(config.get("dtype") or config.get("torch_dtype") or text.get("dtype") or text.get("torch_dtype"))
-    stored = 4 if "float32" in dtype else 2
-    quantised = config.get("quantization_config") or text.get("quantization_config")
-    if not quantised:
-        return "bf16", stored, 0
-    method = quantised.get("quant_method", "")
-    bits, kind, group = quantised.get("bits"), "int", quantised.get("group_size")
-    groups = quantised.get("config_groups") or {}
-    for entry in groups.values():
-        weights = entry.get("weights") or {}
-        bits, kind, group = weights.get("num_bits", bits), weights.get("type", kind), weights.get("group_size", group)
-    if method == "fp8" or (bits == 8 and kind == "float"):
-        return "fp8", stored, 0
-    if bits == 4:
-        return "int4", stored, 32 if group == 32 else 128
-    raise ValueError(f"weights quantised by {method or 'an unnamed method'} to {bits} bits are not planned")
-
-
-def _file_bytes(folder: Path) -> int | None:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        total = json.loads(index.read_text(encoding="utf-8")).get("metadata", {}).get("total_size")
-        if total:
-            return int(total)
-    files = list(folder.glob("model*.safetensors")) or list(folder.glob("*.safetensors"))
-    return sum(file.stat().st_size for file in files) or None

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from serving.hardware.catalog import KNOWN_GPUS
 from serving.hardware.gpu import Gpu, Hardware
 from serving.model.gemma3 import FAMILY
-from serving.planning.memory import GIB
 from serving.planning.precision import BF16_CAPABILITY
 from serving.planning.search import best_candidate, every_candidate, wanted_length
+from serving.units import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

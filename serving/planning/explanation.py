@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from serving.planning.memory import DEFAULT_UTILIZATION, GIB
+from serving.planning.memory import DEFAULT_UTILIZATION
 from serving.planning.precision import BF16_CAPABILITY, FP8_CAPABILITY
 from serving.planning.search import BATCHES, CPU_BATCH, wanted_length
+from serving.units import GIB
 
 if TYPE_CHECKING:
     from serving.hardware.gpu import Hardware

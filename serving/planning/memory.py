@@ -11,10 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from serving.units import GIB
+
 if TYPE_CHECKING:
     from serving.model.facts import ModelFacts
 
-GIB = 1024**3
 DEFAULT_UTILIZATION = 0.92  # vLLM 0.32's own (`vllm/config/cache.py`)
 CONTEXT_GIB = 0.6  # CUDA's context, kernels, and what PyTorch keeps
 GRAPHS_GIB = 0.5  # captured CUDA graphs; twice that with many sequences

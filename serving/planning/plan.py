@@ -8,18 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from serving.engine.vllm_log import compare_with_log
 from serving.errors import ConfigurationError
-from serving.planning.memory import GIB
 from serving.planning.request import Wishes
 from serving.planning.search import best_candidate, divisors, every_candidate, wanted_length
+from serving.units import GIB
 
 if TYPE_CHECKING:
     from serving.hardware.gpu import Gpu, Hardware
     from serving.model.facts import ModelFacts
     from serving.planning.search import Candidate
 
-__all__ = ["CONCURRENCY_TOKENS", "JSON_KEYS", "Plan", "Wishes", "compare_with_log", "make_plan"]
+__all__ = ["CONCURRENCY_TOKENS", "JSON_KEYS", "Plan", "Wishes", "make_plan"]
 
 CONCURRENCY_TOKENS = (2048, 8192, 32_768, 131_072)
 # The keys of `python -m serving plan --json`, in this order, all of them always.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from serving.errors import ConfigurationError
-from serving.planning.memory import GIB
+from serving.units import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable

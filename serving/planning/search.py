@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from serving.planning.kv_cache import CPU_BLOCK_TOKENS, CUDA_BLOCK_TOKENS, KvLayout, kv_layout
-from serving.planning.memory import CONTEXT_GIB, DEFAULT_UTILIZATION, GIB, Batch, activation_bytes, weights_bytes
+from serving.planning.memory import CONTEXT_GIB, DEFAULT_UTILIZATION, Batch, activation_bytes, weights_bytes
 from serving.planning.precision import Compute, checkpoints, cpu_compute, gpu_compute, label
 from serving.planning.request import KV_BYTES
+from serving.units import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from serving.planning.memory import GIB
 from serving.planning.precision import BF16_CAPABILITY, ENGINE_CAPABILITY, checkpoints
 from serving.planning.search import SLACK_BYTES, cpu_candidate, host_bytes, host_bytes_needed, wanted_length
+from serving.units import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from serving.errors import ConfigurationError
 from serving.hardware import nvml
 from serving.hardware.catalog import KNOWN_GPUS
-from serving.hardware.gpu import Hardware, detect, parse_gpus
+from serving.hardware.gpu import Hardware
+from serving.hardware.nvml import detect
+from serving.hardware.parse import parse_gpus
 from serving.model.gemma3 import FAMILY
-from serving.planning.memory import GIB
 from serving.planning.plan import Wishes, make_plan
+from serving.units import GIB
 
 
 def one(text):

@@ -5,11 +5,12 @@ import socket
 import pytest
 
 from serving.checks import machine as machine_checks
-from serving.hardware.gpu import Gpu, Hardware, Process, parse_gpus
+from serving.hardware.gpu import Gpu, Hardware, Process
+from serving.hardware.parse import parse_gpus
 from serving.model.gemma3 import FAMILY
-from serving.planning.memory import GIB
 from serving.planning.plan import Wishes, make_plan
 from serving.settings import ServeSettings
+from serving.units import GIB
 
 
 def box(capability=(9, 0), free=79, processes=(), **more):

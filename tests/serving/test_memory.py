@@ -5,7 +5,8 @@ import pytest
 from serving.model.facts import ModelFacts
 from serving.model.gemma3 import FAMILY, QUANTISED_27B, shipped
 from serving.planning.kv_cache import kv_layout
-from serving.planning.memory import GIB, Batch, activation_bytes, weights_bytes
+from serving.planning.memory import Batch, activation_bytes, weights_bytes
+from serving.units import GIB
 
 GEMMA_27B = FAMILY[0]
 

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from serving.errors import ConfigurationError
-from serving.hardware.gpu import parse_gpus
-from serving.model.facts import resolve
+from serving.hardware.parse import parse_gpus
 from serving.model.gemma3 import FAMILY, QUANTISED_27B
+from serving.model.resolve import resolve
 from serving.planning.plan import Wishes, make_plan
 
 LLAMA = {

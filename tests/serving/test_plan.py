@@ -5,10 +5,11 @@ import itertools
 import pytest
 
 from serving.errors import ConfigurationError
-from serving.hardware.gpu import Gpu, Hardware, parse_gpus
+from serving.hardware.gpu import Gpu, Hardware
+from serving.hardware.parse import parse_gpus
 from serving.model.gemma3 import FAMILY, shipped
-from serving.planning.memory import GIB
 from serving.planning.plan import JSON_KEYS, Wishes, make_plan
+from serving.units import GIB
 
 GEMMA_27B = FAMILY[0]
 

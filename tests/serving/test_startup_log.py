@@ -2,10 +2,10 @@
 
 import pytest
 
-from serving.engine.vllm_log import LoggedCapacity, read_capacity
-from serving.hardware.gpu import parse_gpus
+from serving.engine.vllm_log import LoggedCapacity, compare_with_log, read_capacity
+from serving.hardware.parse import parse_gpus
 from serving.model.gemma3 import FAMILY
-from serving.planning.plan import Wishes, compare_with_log, make_plan
+from serving.planning.plan import Wishes, make_plan
 
 ONE_LINE = (
     "(EngineCore pid=41) INFO 11-22 23:30:02 [kv_cache_utils.py:2326] GPU KV cache size: {tokens:,} tokens, "

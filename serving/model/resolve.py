@@ -1,0 +1,42 @@
+"""From a model's name to its facts.
+
+From the table of the Gemma 3 family that is shipped here (so planning works offline, and before a licence is accepted),
+from a folder with a checkpoint, or from the Hugging Face cache. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from serving.errors import ConfigurationError
+from serving.model.config_json import from_folder
+from serving.model.gemma3 import shipped
+from serving.model.hub_cache import cached_folder
+
+if TYPE_CHECKING:
+    from serving.model.facts import ModelFacts
+
+
+def resolve(name: str, hub_cache: Path | None = None) -> ModelFacts:
+    """Return the facts of a model: a folder, a checkpoint of the shipped table, or one in the Hugging Face cache.
+
+    `google/gemma-3-27b-it` means the member of the family: all its checkpoints may be planned. Any other name means
+    that checkpoint alone. Raises ConfigurationError with the sentence that says what would help.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return from_folder(folder, str(folder))
+    facts = shipped(name)
+    if facts is not None:
+        return facts
+    if name.startswith((".", "/", "~")):
+        raise ConfigurationError(f"SERVE_MODEL={name!r} is not allowed: there is no such folder.")
+    cached = cached_folder(name, hub_cache)
+    if cached is None:
+        raise ConfigurationError(
+            f"SERVE_MODEL={name!r} is not known here: it must be a folder with a config.json, a Gemma 3 like "
+            "google/gemma-3-27b-it, or a model in the Hugging Face cache (put its configuration there with "
+            f"`.venv-engine/bin/hf download {name} config.json`)."
+        )
+    return from_folder(cached, name)
