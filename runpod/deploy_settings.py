@@ -19,7 +19,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 from serving.errors import ConfigurationError
 from serving.settings import DEFAULT_MODEL, ServeSettings, is_loopback
 from serving.variables import Variables, setting
-from worker_settings import WorkerSettings
+from worker.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
 

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if __name__ == "__main__":  # run by path: this folder comes first on the path, `serving` lies beside it
     sys.path.insert(1, str(Path(__file__).parents[1]))
 
-from job_error import JobError
-from jobs import read_job
-from lifecycle import Lifecycle
-from relay import Relay
 from serving.errors import EngineFailed, ServingError
 from serving.settings import ServeSettings
-from startup import Boot
-from unfit import report_unfit
-from worker_settings import WorkerSettings
+from worker.job_error import JobError
+from worker.job_input import read_job
+from worker.lifecycle import Lifecycle
+from worker.relay import Relay
+from worker.settings import WorkerSettings
+from worker.startup import Boot
+from worker.unhealthy import report_unfit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -44,7 +44,7 @@ def main() -> int:
         worker = WorkerSettings.load()
         serve = ServeSettings.load()
         if worker.mode == "load-balancer":
-            import load_balancer  # aiohttp's server: nothing that a queue worker needs
+            from worker import load_balancer  # aiohttp's server: nothing that a queue worker needs
 
             return load_balancer.run(worker, serve, begin)
         if not has_job_source():

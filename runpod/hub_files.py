@@ -21,7 +21,7 @@ from endpoint_spec import CUDA, ROOM_GB
 from serving.model.resolve import resolve
 from serving.planning.plan import Wishes
 from serving.settings import DEFAULT_MODEL, ServeSettings
-from worker_settings import WorkerSettings
+from worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
     from serving.variables import Variables

@@ -15,7 +15,7 @@ from endpoint_spec import HEALTH_PORT, HTTP_PORT, Change, compare
 from gpu_pools import POOLS, live_pools
 from masking import MASK, Redactor, looks_secret, shown
 from tests.deploy.fake_runpod import GPUS, KEY, Failure, gpu_type
-from worker_settings import WorkerSettings
+from worker.settings import WorkerSettings
 
 # Prices per second as RunPod publishes them, and the column of prices per hour beside them.
 PUBLISHED = {

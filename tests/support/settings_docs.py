@@ -43,7 +43,7 @@ def classes() -> dict[str, type[BaseSettings]]:
     return {
         "The client: `LLM_*`": ClientSettings,
         "The server: `SERVE_*`": ServeSettings,
-        "RunPod, the worker: `WORKER_*`": _by_path("runpod/worker_settings.py").WorkerSettings,
+        "RunPod, the worker: `WORKER_*`": _by_path("runpod/worker/settings.py").WorkerSettings,
         "RunPod, deploying: `DEPLOY_*`": _by_path("runpod/deploy_settings.py").DeploySettings,
     }
 

@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from tests.support.worker import ROOT, worker_environment
-from volume import BAKED_HUB
-from worker_settings import WorkerSettings
+from worker.settings import WorkerSettings
+from worker.volume import BAKED_HUB
 
 DOCKERFILE = ROOT / "runpod" / "Dockerfile"
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from job_error import JobError
+from worker.job_error import JobError
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from job_error import JobError
-from jobs import BODY_LIMIT, ROUTES, read_job
+from worker.job_error import JobError
+from worker.job_input import BODY_LIMIT, ROUTES, read_job
 
 MODEL = "the-model"
 json_values = st.recursive(

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tests.support.worker import MODEL, platform_and_worker
-from volume import COMPILED, HUB, CompiledCode, Weights, holds
+from worker.volume import COMPILED, HUB, CompiledCode, Weights, holds
 
 
 def cache_model(hub, model=MODEL, shards=("model-1.safetensors", "model-2.safetensors"), missing=()):

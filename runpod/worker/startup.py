@@ -15,7 +15,7 @@ from serving.engine.process import Engine
 from serving.engine.progress import Progress
 from serving.launch import prepare
 from serving.settings import DEFAULT_MODEL
-from volume import CompiledCode, Weights
+from worker.volume import CompiledCode, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

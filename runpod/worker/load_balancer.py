@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from startup import Boot
+from worker.startup import Boot
 
 if TYPE_CHECKING:
     from serving.engine.process import Engine
     from serving.settings import ServeSettings
-    from worker_settings import WorkerSettings
+    from worker.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
 

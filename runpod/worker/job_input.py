@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from job_error import JobError
+from worker.job_error import JobError
 
 BODY_LIMIT = 20_000_000  # bytes; the platform's own limit for /runsync, its highest
 _SHOWN = 80  # characters of a caller's text in a message

@@ -13,11 +13,11 @@ import signal
 import time
 from typing import TYPE_CHECKING, NoReturn
 
-from job_error import JobError
+from worker.job_error import JobError
 
 if TYPE_CHECKING:
-    from relay import Relay
     from serving.engine.process import Engine
+    from worker.relay import Relay
 
 logger = logging.getLogger(__name__)
 

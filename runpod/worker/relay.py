@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import msgspec
 
-from departure import Departure
-from job_error import JobError
-from sse_buffer import EventBuffer
+from worker.departure import Departure
+from worker.event_buffer import EventBuffer
+from worker.job_error import JobError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from jobs import Request
+    from worker.job_input import Request
 
 logger = logging.getLogger(__name__)
 

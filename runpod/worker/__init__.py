@@ -1,0 +1,1 @@
+"""The RunPod worker: jobs in, answers out, and its life. Knows nothing of deployment or emulation."""
