@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import deploy_settings
-from deploy_command import COMMANDS
-from deploy_session import Session
-from masking import Redactor, secret_values
-from screen import Screen
+from deployment import settings as deploy_settings
+from deployment.commands import COMMANDS
+from deployment.masking import Redactor, secret_values
+from deployment.session import Session
+from deployment.terminal import Screen
 from serving.errors import ServingError
 
 if TYPE_CHECKING:

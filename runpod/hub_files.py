@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import gpu_pools
-from deploy_settings import DeploySettings
-from endpoint_spec import CUDA, ROOM_GB
+from deployment import pools as gpu_pools
+from deployment.settings import DeploySettings
+from deployment.spec import CUDA, ROOM_GB
 from serving.model.resolve import resolve
 from serving.planning.plan import Wishes
 from serving.settings import DEFAULT_MODEL, ServeSettings

@@ -7,7 +7,7 @@ import json
 import pytest
 
 import hub_files
-from gpu_pools import POOLS
+from deployment.pools import POOLS
 from tests.deploy.conftest import ROOT
 
 HUB = json.loads((ROOT / ".runpod" / "hub.json").read_text())

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import runpod_api
-from deploy_settings import DeploySettings
-from endpoint_spec import HEALTH_PORT, HTTP_PORT, Change, compare
-from gpu_pools import POOLS, live_pools
-from masking import MASK, Redactor, looks_secret, shown
+from deployment import rest_api as runpod_api
+from deployment.masking import MASK, Redactor, looks_secret, shown
+from deployment.pools import POOLS, live_pools
+from deployment.settings import DeploySettings
+from deployment.spec import HEALTH_PORT, HTTP_PORT, Change, compare
 from tests.deploy.fake_runpod import GPUS, KEY, Failure, gpu_type
 from worker.settings import WorkerSettings
 

@@ -44,7 +44,7 @@ def classes() -> dict[str, type[BaseSettings]]:
         "The client: `LLM_*`": ClientSettings,
         "The server: `SERVE_*`": ServeSettings,
         "RunPod, the worker: `WORKER_*`": _by_path("runpod/worker/settings.py").WorkerSettings,
-        "RunPod, deploying: `DEPLOY_*`": _by_path("runpod/deploy_settings.py").DeploySettings,
+        "RunPod, deploying: `DEPLOY_*`": _by_path("runpod/deployment/settings.py").DeploySettings,
     }
 
 

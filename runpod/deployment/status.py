@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from serving.errors import ServingError
 
 if TYPE_CHECKING:
-    from runpod_api import RunpodApi
+    from deployment.rest_api import RunpodApi
 
 Json = dict[str, Any]
 

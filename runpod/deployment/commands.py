@@ -7,12 +7,13 @@ from contextlib import nullcontext
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-import endpoint_releases
-import endpoint_spec
-import endpoint_status
-import rollout
-from deploy_errors import ApiError, DeployError
-from deploy_report import (
+from deployment import releases as endpoint_releases
+from deployment import rollout
+from deployment import spec as endpoint_spec
+from deployment import status as endpoint_status
+from deployment.errors import ApiError, DeployError
+from deployment.masking import secret_values
+from deployment.report import (
     VOLUME_USD_PER_GB_MONTH,
     bound,
     changes_json,
@@ -21,16 +22,15 @@ from deploy_report import (
     show_changes,
     show_status,
 )
-from masking import secret_values
 from serving.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
 
-    from deploy_session import Session
-    from gpu_pools import Offer
-    from runpod_api import RunpodApi
+    from deployment.pools import Offer
+    from deployment.rest_api import RunpodApi
+    from deployment.session import Session
 
 Json = dict[str, Any]
 

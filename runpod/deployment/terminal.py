@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from deploy_errors import Declined
+from deployment.errors import Declined
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from rich.status import Status
 
-    from masking import Redactor
+    from deployment.masking import Redactor
 
 WIDTH_WITHOUT_TERMINAL = 132
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gpu_pools import ASSUMPTIONS, Offer
+from deployment.pools import ASSUMPTIONS, Offer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from deploy_settings import DeploySettings
-    from endpoint_spec import Change
-    from screen import Screen
+    from deployment.settings import DeploySettings
+    from deployment.spec import Change
+    from deployment.terminal import Screen
 
 Json = dict[str, Any]
 

@@ -15,12 +15,12 @@ from urllib.parse import quote, urlsplit
 import httpx2
 import tenacity
 
-from deploy_errors import ApiError, Unreachable
+from deployment.errors import ApiError, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from masking import Redactor
+    from deployment.masking import Redactor
 
 logger = logging.getLogger(__name__)
 

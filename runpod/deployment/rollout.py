@@ -9,14 +9,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import endpoint_status
 from client import LLMClient
-from deploy_errors import DeployError
-from deploy_report import duration
+from deployment import status as endpoint_status
+from deployment.errors import DeployError
+from deployment.report import duration
 
 if TYPE_CHECKING:
-    from runpod_api import RunpodApi
-    from screen import Screen
+    from deployment.rest_api import RunpodApi
+    from deployment.terminal import Screen
 
 Json = dict[str, Any]
 

@@ -6,14 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from masking import MASK, looks_secret, shown
+from deployment.masking import MASK, looks_secret, shown
 from serving.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from deploy_settings import DeploySettings, Wanted
-    from gpu_pools import Offer
+    from deployment.pools import Offer
+    from deployment.settings import DeploySettings, Wanted
 
 Json = dict[str, Any]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deploy_errors import DeployError
+from deployment.errors import DeployError
 
 Json = dict[str, Any]
 

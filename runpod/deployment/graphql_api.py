@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 
-from deploy_errors import ApiError, DeployError, Unreachable
-from runpod_api import TIMEOUT, USER_AGENT
+from deployment.errors import ApiError, DeployError, Unreachable
+from deployment.rest_api import TIMEOUT, USER_AGENT
 
 if TYPE_CHECKING:
-    from masking import Redactor
+    from deployment.masking import Redactor
 
 Json = dict[str, Any]
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import endpoint_spec
-import gpu_pools
-from cached_model import CachedModel, reference
-from deploy_errors import ApiError, DeployError, Unreachable
-from deploy_report import show_offers
-from endpoint_spec import Change
-from masking import secret_values
-from runpod_api import RunpodApi
+from deployment import pools as gpu_pools
+from deployment import spec as endpoint_spec
+from deployment.errors import ApiError, DeployError, Unreachable
+from deployment.graphql_api import CachedModel, reference
+from deployment.masking import secret_values
+from deployment.report import show_offers
+from deployment.rest_api import RunpodApi
+from deployment.spec import Change
 from serving.errors import ConfigurationError
 from serving.model.resolve import resolve
 from serving.planning.plan import Wishes
@@ -19,9 +19,9 @@ from serving.planning.plan import Wishes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from deploy_settings import Wanted
-    from gpu_pools import Offer
-    from screen import Screen
+    from deployment.pools import Offer
+    from deployment.settings import Wanted
+    from deployment.terminal import Screen
 
 Json = dict[str, Any]
 

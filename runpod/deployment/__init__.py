@@ -1,0 +1,1 @@
+"""From settings to an endpoint on RunPod and back to zero."""
