@@ -91,7 +91,7 @@ test-slow: setup setup-engine ## run all tests
 	@$(PY) -m pytest
 
 lint: setup ## check style and types
-	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy client serving runpod/*.py
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy client serving runpod/*.py runpod/worker runpod/deployment runpod/emulation
 
 settings-docs: setup ## write .env.example and the README's tables from the settings classes
 	@$(PY) -m tests.support.settings_docs

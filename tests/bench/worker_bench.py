@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "runpod"))  # run as a module
 
 import psutil
 
-from emulated_rules import Rules
-from emulator import Emulator
+from emulation.endpoint import Emulator
+from emulation.rules import Rules
 from tests.support.fake_vllm import install
 from tests.support.serving import clean_environment, free_port
 from tests.support.worker import MODEL, chat, run_job, running_worker
@@ -37,7 +37,7 @@ from tests.support.worker import MODEL, chat, run_job, running_worker
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from emulated_jobs import Job
+    from emulation.jobs import Job
 
 FORWARDING = Path(__file__).with_name("forwarding_worker.py")
 SENT = re.compile(r'"sent": ([\d.]+)')

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "runpod"))  # run as a module
 
 import psutil
 
-from emulator import Emulator
+from emulation.endpoint import Emulator
 from tests.support.worker import chat, running_worker
 
 AT_ONCE = 30

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import psutil
 
-from emulator import Emulator
+from emulation.endpoint import Emulator
 from tests.support.fake_vllm import install
 from tests.support.serving import clean_environment, free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from emulated_jobs import Job
-    from emulated_rules import Rules
+    from emulation.jobs import Job
+    from emulation.rules import Rules
 
 ROOT = Path(__file__).parents[2]
 HANDLER = ROOT / "runpod" / "handler.py"

@@ -7,8 +7,8 @@ import json
 import aiohttp
 import pytest
 
-from emulated_rules import Rules
-from emulator import Emulator
+from emulation.endpoint import Emulator
+from emulation.rules import Rules
 from tests.support.worker import chat, eventually, platform_and_worker, running_worker
 
 

@@ -7,8 +7,8 @@ import signal
 import psutil
 import pytest
 
-from emulated_rules import Rules
-from emulator import Emulator
+from emulation.endpoint import Emulator
+from emulation.rules import Rules
 from tests.support.worker import chat, eventually, is_gone, platform_and_worker, run_job, running_worker
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from emulator import Emulator
+    from emulation.endpoint import Emulator
 
-HANDLER = Path(__file__).with_name("handler.py")
+HANDLER = Path(__file__).parents[1] / "handler.py"
 PR_SET_PDEATHSIG = 1
 
 

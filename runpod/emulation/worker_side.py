@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from emulated_jobs import COMPLETED, FAILED, IN_PROGRESS
+from emulation.jobs import COMPLETED, FAILED, IN_PROGRESS
 
 if TYPE_CHECKING:
-    from emulated_jobs import Job, JobBook
-    from emulated_rules import Rules
+    from emulation.jobs import Job, JobBook
+    from emulation.rules import Rules
 
 CHUNK_LIMIT = 1_000_000  # bytes of one job-stream body
 DONE_LIMIT = 20_000_000  # bytes of one job-done body

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from emulated_jobs import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, IN_QUEUE, TIMED_OUT
+from emulation.jobs import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, IN_QUEUE, TIMED_OUT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from emulated_jobs import Job, JobBook
-    from emulated_rules import Rules
+    from emulation.jobs import Job, JobBook
+    from emulation.rules import Rules
 
 RUN_LIMIT = 10_000_000  # bytes
 RUNSYNC_LIMIT = 20_000_000
