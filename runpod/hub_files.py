@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any, get_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from client.settings import DEFAULT_MODEL
 from deployment import pools as gpu_pools
 from deployment.settings import DeploySettings
 from deployment.spec import CUDA, ROOM_GB
 from serving.model.resolve import resolve
 from serving.planning.plan import Wishes
-from serving.settings import DEFAULT_MODEL, ServeSettings
+from serving.settings import ServeSettings
 from worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
-    from serving.variables import Variables
+    from client.variables import Variables
 
 Json = dict[str, Any]
 

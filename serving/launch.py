@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from client.settings import DEFAULT_MODEL
 from serving.checks.model import to_download
 from serving.checks.preflight import preflight
 from serving.engine.command import GEMMA_TEMPLATE, EngineCommand, build
@@ -17,7 +18,6 @@ from serving.hardware.parse import parse_gpus
 from serving.model.resolve import resolve
 from serving.model.tryout import DEFAULT_TRYOUT, TRYOUT_MODELS, TryoutModel, checkpoint
 from serving.planning.plan import Plan, Wishes, make_plan
-from serving.settings import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable

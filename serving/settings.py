@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from serving.variables import Variables, setting
+from client.settings import DEFAULT_MODEL
+from client.variables import Variables, setting
+from serving.errors import ConfigurationError
 
-DEFAULT_MODEL = "google/gemma-3-27b-it"
 PREFIX = "SERVE_"
 
 
@@ -35,6 +36,7 @@ class ServeSettings(Variables):
     """Say how to serve. `None` and "auto" mean: let the plan choose."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX)
+    error = ConfigurationError
 
     model: str | None = setting(
         None,

@@ -14,6 +14,7 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from client.settings import DEFAULT_BASE_URL
 from serving.engine.download import followed
 from serving.engine.process import EXIT_MARGIN_S, Engine
 from serving.engine.progress import Progress
@@ -30,7 +31,6 @@ MAX_RESTARTS = 5
 STEADY_S = 300.0
 # A vLLM that is still loading has nobody to drain for.
 LOADING_GRACE_S = 5.0
-DEFAULT_BASE_URL = "http://localhost:8000/v1"  # the client's
 QUESTION = "What is the capital of France?"
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
 from pydantic import BeforeValidator, SecretStr, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from client.settings import DEFAULT_MODEL
+from client.variables import Variables, read_env_file, setting
 from serving.errors import ConfigurationError
-from serving.settings import DEFAULT_MODEL, ServeSettings, is_loopback
-from serving.variables import Variables, setting
+from serving.settings import ServeSettings, is_loopback
 from worker.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -57,6 +57,7 @@ class DeploySettings(Variables):
     """Say what the endpoint on RunPod should be. `None` and "auto" mean: let the plan choose."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX)
+    error = ConfigurationError
 
     api_key: SecretStr | None = setting(
         None,
@@ -219,7 +220,7 @@ def load(env_file: str | Path = ".env") -> Wanted:
     serve = ServeSettings.load(env_file)
     deploy = DeploySettings.load(env_file)
     WorkerSettings.load(env_file)  # a mistake shows here, and not in a container's log
-    given = {name.upper(): value for name, value in {**dotenv_values(env_file), **os.environ}.items() if value}
+    given = {name.upper(): value for name, value in {**read_env_file(env_file), **os.environ}.items() if value}
     travelling = {
         name: value
         for name, value in sorted(given.items())

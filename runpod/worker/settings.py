@@ -8,7 +8,8 @@ from typing import Literal
 from pydantic import model_validator
 from pydantic_settings import SettingsConfigDict
 
-from serving.variables import Variables, setting
+from client.variables import Variables, setting
+from serving.errors import ConfigurationError
 
 PREFIX = "WORKER_"
 
@@ -17,6 +18,7 @@ class WorkerSettings(Variables):
     """Say how the worker serves RunPod. How vLLM is started is said by `SERVE_*`."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX)
+    error = ConfigurationError
 
     mode: Literal["queue", "load-balancer"] = setting(
         "queue", "queue or load-balancer", "kind of RunPod endpoint that the worker serves"

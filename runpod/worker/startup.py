@@ -10,11 +10,11 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from client.settings import DEFAULT_MODEL
 from serving.engine.download import followed
 from serving.engine.process import Engine
 from serving.engine.progress import Progress
 from serving.launch import prepare
-from serving.settings import DEFAULT_MODEL
 from worker.volume import CompiledCode, Weights
 
 if TYPE_CHECKING:

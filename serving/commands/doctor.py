@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from client.settings import DEFAULT_MODEL
 from serving.checks import machine as machine_checks
 from serving.checks import model as model_checks
 from serving.checks.check import MARKS, Check, stops
@@ -15,7 +16,7 @@ from serving.launch import choose_tryout
 from serving.model.resolve import resolve
 from serving.planning.plan import make_plan
 from serving.planning.request import Wishes
-from serving.settings import DEFAULT_MODEL, ServeSettings
+from serving.settings import ServeSettings
 
 if TYPE_CHECKING:
     import argparse

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from client.settings import DEFAULT_MODEL
 from serving.engine.command import GEMMA_TEMPLATE, EngineCommand, build
 from serving.engine.program import ROOT, find_engine
 from serving.errors import ConfigurationError, DoesNotFit
@@ -26,7 +27,7 @@ from serving.hardware.parse import parse_gpus
 from serving.launch import refuse_open_server
 from serving.model.resolve import resolve
 from serving.planning.plan import Plan, Wishes, make_plan
-from serving.settings import DEFAULT_MODEL, ServeSettings
+from serving.settings import ServeSettings
 
 if TYPE_CHECKING:
     import argparse

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from client.settings import DEFAULT_MODEL
 from serving.errors import ConfigurationError, DoesNotFit, Refused
 from serving.hardware import nvml
 from serving.hardware.parse import parse_gpus
@@ -14,7 +15,7 @@ from serving.model.tryout import TRYOUT_MODELS
 from serving.planning.plan import make_plan
 from serving.planning.precision import ORDER
 from serving.planning.request import Wishes
-from serving.settings import DEFAULT_MODEL, ServeSettings
+from serving.settings import ServeSettings
 
 if TYPE_CHECKING:
     import argparse

@@ -1,5 +1,6 @@
 import pytest
 
+from client.variables import misspelt
 from serving.errors import ConfigurationError
 from serving.settings import ServeSettings
 
@@ -121,4 +122,4 @@ def test_a_misspelt_variable_is_said(monkeypatch, caplog):
     monkeypatch.setenv("SERVE_MAX_MODEL_LENGTH", "1")
     ServeSettings.load()
     assert "did you mean SERVE_MAX_MODEL_LEN?" in caplog.text
-    assert ServeSettings.unknown(["PATH", "SERVE_PORT", "serve_port", "LLM_MODEL"]) == []
+    assert misspelt(["PATH", "SERVE_PORT", "serve_port", "LLM_MODEL", "VLLM_CPU_KVCACHE_SPACE"]) == []
