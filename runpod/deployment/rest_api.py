@@ -1,6 +1,6 @@
 """RunPod's REST API v2: one method for each call the kit makes, retried where repeating is safe.
 
-Source: https://api.runpod.io/v2/openapi.json (a copy lies in tests/deploy/). Errors follow RFC 9457.
+Source: https://api.runpod.io/v2/openapi.json (a copy lies in tests/deployment/). Errors follow RFC 9457.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from unittest import mock
 import pytest
 
 from deploy import main
-from tests.deploy.fake_runpod import KEY, FakeRunpod
+from tests.deployment.fake_runpod import KEY, FakeRunpod
 from tests.support.serving import clean_environment
 
 ROOT = Path(__file__).parents[2]

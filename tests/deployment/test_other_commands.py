@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from tests.deploy.conftest import ROOT
-from tests.deploy.fake_runpod import Failure
+from tests.deployment.conftest import ROOT
+from tests.deployment.fake_runpod import Failure
 from tests.support.serving import clean_environment
 
 UP = ("up", "--yes", "--no-wait")

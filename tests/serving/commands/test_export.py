@@ -14,7 +14,7 @@ import yaml
 
 from tests.support.serving import clean_environment
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 KEY, TOKEN = "a-key-of-the-server", "hf_0123456789abcdef"
 H100 = "1x NVIDIA H100 80GB HBM3"
 TOOLS = ("skypilot==0.14.1", "vllm-router==0.1.17")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-TEMPLATE = Path(__file__).parents[2] / "serving" / "vllm_side" / "templates" / "gemma3.jinja"
+TEMPLATE = Path(__file__).parents[3] / "serving" / "vllm_side" / "templates" / "gemma3.jinja"
 
 
 def render(messages, **kwargs):

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from tests.deploy.conftest import IMAGE, ROOT
-from tests.deploy.fake_runpod import KEY
+from tests.deployment.conftest import IMAGE, ROOT
+from tests.deployment.fake_runpod import KEY
 from tests.support.serving import clean_environment
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.deploy.fake_runpod import KEY, Failure
+from tests.deployment.fake_runpod import KEY, Failure
 
 UP = ("up", "--yes", "--no-wait")
 

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 import uvicorn
 
-GUARD = Path(__file__).parents[2] / "serving" / "vllm_side" / "middleware" / "api_key_guard.py"
+GUARD = Path(__file__).parents[3] / "serving" / "vllm_side" / "middleware" / "api_key_guard.py"
 KEY = "a-key"
 
 

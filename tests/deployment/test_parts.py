@@ -14,7 +14,7 @@ from deployment.masking import MASK, Redactor, looks_secret, shown
 from deployment.pools import POOLS, live_pools
 from deployment.settings import DeploySettings
 from deployment.spec import HEALTH_PORT, HTTP_PORT, Change, compare
-from tests.deploy.fake_runpod import GPUS, KEY, Failure, gpu_type
+from tests.deployment.fake_runpod import GPUS, KEY, Failure, gpu_type
 from worker.settings import WorkerSettings
 
 # Prices per second as RunPod publishes them, and the column of prices per hour beside them.

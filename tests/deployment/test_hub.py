@@ -8,7 +8,7 @@ import pytest
 
 import hub_files
 from deployment.pools import POOLS
-from tests.deploy.conftest import ROOT
+from tests.deployment.conftest import ROOT
 
 HUB = json.loads((ROOT / ".runpod" / "hub.json").read_text())
 

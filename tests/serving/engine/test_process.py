@@ -109,7 +109,7 @@ def test_it_dies_with_whoever_started_it(tmp_path, new_session):
         ],
         stdout=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     pids = {line.split()[0]: int(line.split()[1]) for line in (owner.stdout.readline(), owner.stdout.readline())}
     owner.kill()
