@@ -92,7 +92,7 @@ test-slow: setup setup-engine ## run all tests
 
 lint: setup ## check style and types
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy client serving runpod/*.py runpod/worker runpod/deployment runpod/emulation
-	@PYTHONPATH=.:runpod .venv/bin/lint-imports --no-timings >/dev/null || PYTHONPATH=.:runpod .venv/bin/lint-imports
+	@PYTHONPATH=.:runpod .venv/bin/lint-imports --no-logo
 
 settings-docs: setup ## write .env.example and the README's tables from the settings classes
 	@$(PY) -m tests.support.settings_docs
