@@ -94,10 +94,15 @@ lint: setup ## check style and types
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy client serving runpod/*.py runpod/worker runpod/deployment runpod/emulation
 	@PYTHONPATH=.:runpod .venv/bin/lint-imports --no-logo
 
-settings-docs: setup ## write .env.example and the README's tables from the settings classes
-	@$(PY) -m tests.support.settings_docs
+generated: setup ## write what is made from the code: .env.example, tables, plans, the Hub's files, versions
+	@PYTHONPATH=.:runpod $(PY) -m tests.support.generated
+
+settings-docs: generated ## the same, by its older name
+
+pins: setup ## write constraints.txt anew, keeping what can be kept
+	@.venv/bin/uv pip compile --quiet pyproject.toml --extra serving --extra runpod --group dev --universal --python-version 3.11 --no-header --no-annotate --constraints constraints.txt --output-file constraints.txt
 
 format: setup ## put the code into the house's format
 	@.venv/bin/ruff check --fix . && .venv/bin/ruff format .
 
-.PHONY: help setup setup-engine serve chat bench-client bench-worker soak soak-worker runpod-local image push plan plan-table doctor test test-fast test-slow lint format settings-docs deploy-plan deploy deploy-status deploy-logs deploy-rollback undeploy export
+.PHONY: help setup setup-engine serve chat bench-client bench-worker soak soak-worker runpod-local image push plan plan-table doctor test test-fast test-slow lint format generated settings-docs pins deploy-plan deploy deploy-status deploy-logs deploy-rollback undeploy export

@@ -1,14 +1,17 @@
 """What a stranger relies on when they clone the repository."""
 
-import importlib.util
+import os
+import re
+import shutil
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.support import settings_docs
+from tests.support import generated
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,10 +28,64 @@ def test_the_runpod_folder_does_not_shadow_the_sdk():
     assert str(ROOT / "runpod") not in done.stdout
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "runpod").glob("*.py")), ids=lambda path: path.name)
-def test_no_file_in_runpod_bears_the_name_of_a_standard_module(path):
-    assert path.stem not in sys.stdlib_module_names
-    assert path.stem != "runpod"
+def modules(*folders):
+    """Return the Python files of the repository below these folders, without what nobody committed."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *folders],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    return [ROOT / name for name in listed if name.endswith(".py") and (ROOT / name).is_file()]
+
+
+def test_no_script_in_runpod_hides_a_package_or_a_module_of_the_standard_library_or_of_the_sdk():
+    import runpod
+
+    [sdk] = {Path(folder) for folder in runpod.__path__ if Path(folder) != ROOT / "runpod"}
+    taken = {path.stem for path in sdk.iterdir()} - {"__init__", "__pycache__"}
+    scripts = {path.stem for path in modules("runpod") if path.parent == ROOT / "runpod"}
+    packages = {path.parent.name for path in modules("runpod") if path.name == "__init__.py"}
+    for name in scripts | packages:
+        assert name not in sys.stdlib_module_names
+        assert name != "runpod"
+    assert not packages & taken
+    assert not packages & scripts
+
+
+@pytest.mark.parametrize("folder", ["client", "serving", "runpod"])
+def test_a_folder_is_read_at_a_glance_and_a_file_fits_in_the_head(folder):
+    paths = modules(folder)
+    counts = Counter(path.parent for path in paths)
+    assert {str(where.relative_to(ROOT)): count for where, count in counts.items() if count > 18} == {}
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in paths}
+    assert {name: length for name, length in lengths.items() if length > 350} == {}
+
+
+@pytest.mark.parametrize(
+    ("planted", "broken"),
+    [
+        ("client/_wire/chunk.py", "import serving.errors"),
+        ("serving/model/facts.py", "import serving.planning.plan"),
+        ("serving/errors.py", "def late() -> None:\n    import serving.launch\n"),
+        ("runpod/worker/job_error.py", "import deployment.errors"),
+        ("serving/engine/download.py", "import vllm"),
+    ],
+)
+def test_an_upward_import_fails_the_lint(tmp_path, planted, broken):
+    for folder in ("client", "serving", "runpod"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    with (tmp_path / planted).open("a") as file:
+        file.write(f"\n{broken}\n")
+    lint = Path(sys.executable).with_name("lint-imports")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{tmp_path / 'runpod'}"}
+    done = subprocess.run(
+        [lint, "--no-logo", "--no-cache"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "BROKEN" in done.stdout
 
 
 def test_the_wheel_ships_the_client_alone():
@@ -40,13 +97,25 @@ def test_the_wheel_ships_the_client_alone():
     assert "runpod" not in runtime
 
 
-def test_env_example_is_in_step_with_the_settings():
-    assert (ROOT / ".env.example").read_text() == settings_docs.env_example(), "run `make settings-docs`"
+def test_what_is_generated_is_in_step_with_the_code():
+    assert generated.due() == [], "run `make generated`"
 
 
-def test_the_readmes_tables_are_in_step_with_the_settings():
-    text = (ROOT / "README.md").read_text()
-    assert settings_docs.readme(text) == text, "run `make settings-docs`"
+def test_a_bump_of_vllm_is_one_line_a_platform(monkeypatch):
+    monkeypatch.setattr(generated, "pinned_version", lambda platform: {"cuda": "0.99.1", "cpu": "0.98.7"}[platform])
+    due = {"runpod/Dockerfile", "pyproject.toml", "serving/vllm_side/environment/vllm_metadata/pyproject.toml"}
+    assert due <= set(generated.due())
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    version = (ROOT / "serving/vllm_side/environment/cuda.in").read_text().partition("==")[2].split()[0]
+    follow = {*due, "serving/vllm_side/environment/cuda.txt", "serving/vllm_side/environment/cpu.txt"}
+    pinned = [
+        name
+        for name in tracked
+        if name.startswith(("serving/", "runpod/", "client/", "Makefile", "pyproject.toml"))
+        and not name.endswith(".md")
+        and re.search(rf"(?:==|=|v|\")v?{re.escape(version)}\b", (ROOT / name).read_text(errors="replace"))
+    ]
+    assert set(pinned) - follow == {"serving/vllm_side/environment/cuda.in", "serving/vllm_side/environment/cpu.in"}
 
 
 def test_env_example_sets_nothing_by_itself():
@@ -75,9 +144,3 @@ def test_importing_the_client_is_light():
     code = "import sys, client; print([m for m in ('openai', 'aiohttp', 'pydantic_settings') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_the_engine_is_no_import_of_the_kit():
-    for path in [*(ROOT / "serving").glob("*.py"), *(ROOT / "client").glob("*.py"), *(ROOT / "runpod").glob("*.py")]:
-        assert "import vllm" not in path.read_text(), path
-    assert importlib.util.find_spec("vllm") is None

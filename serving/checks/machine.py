@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from serving.checks.check import Check, Status
 from serving.engine.process import refuse_taken_port
-from serving.engine.program import find_engine
+from serving.engine.program import find_engine, pinned_version
 from serving.errors import ServingError
 from serving.model.hub_cache import cache_folder
 from serving.planning.precision import BF16_CAPABILITY, ENGINE_CAPABILITY, FP8_CAPABILITY
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from serving.planning.plan import Plan
     from serving.settings import ServeSettings
 
-ENGINE_VERSION = "0.32.0"  # the one that serving/vllm_side/environment pins
 SHARED_MEMORY_BYTES = GIB  # NCCL and vLLM's processes talk through it; Docker gives 64 MiB unless told
 HOST_BYTES = 4 * GIB  # vLLM's processes, with everything that they import
 
@@ -39,8 +38,9 @@ def engine(settings: ServeSettings, hardware: Hardware) -> Iterator[Check]:
         yield Check("engine", "unknown", f"{program}, of an unknown version")
         return
     release, _, build = version.partition("+")
-    status: Status = "ok" if release == ENGINE_VERSION else "warn"
-    note = "" if status == "ok" else f"; the kit was made for {ENGINE_VERSION}"
+    made_for = pinned_version("cpu" if build == "cpu" else "cuda")
+    status: Status = "ok" if release == made_for else "warn"
+    note = "" if status == "ok" else f"; the kit was made for {made_for}"
     yield Check("engine", status, f"vLLM {version}{note}", "make setup-engine")
     remake = "rm -r .venv-engine && make setup-engine"
     if hardware.problem:

@@ -20,7 +20,7 @@ import yaml
 
 from client.settings import DEFAULT_MODEL
 from serving.engine.command import GEMMA_TEMPLATE, EngineCommand, build
-from serving.engine.program import ROOT, find_engine
+from serving.engine.program import ROOT, find_engine, pinned_version
 from serving.errors import ConfigurationError, DoesNotFit
 from serving.hardware import nvml
 from serving.hardware.parse import parse_gpus
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from serving.hardware.gpu import Hardware
 
-VLLM = "0.32.0"
 IMAGE = "vllm/vllm-openai"
 PORT = 8000
 ROUTER_PORT = 30000
@@ -151,7 +150,7 @@ def helm(args: argparse.Namespace) -> str:
     model: dict[str, Any] = {
         "name": "gemma",
         "repository": IMAGE,
-        "tag": f"v{VLLM}",
+        "tag": f"v{pinned_version('cuda')}",
         "modelURL": made.checkpoint,
         "replicaCount": args.replicas,
         "requestCPU": 4 * made.gpus,
@@ -201,7 +200,7 @@ def skypilot(args: argparse.Namespace) -> str:
             "accelerators": {_accelerator(made.hardware): made.gpus},
             "ports": PORT,
             "disk_size": int(_weights_gib(made.plan) * 2 + 60),
-            "image_id": f"docker:{IMAGE}:v{VLLM}",
+            "image_id": f"docker:{IMAGE}:v{pinned_version('cuda')}",
         },
         "envs": made.env,
         "secrets": dict.fromkeys(secrets),

@@ -1,15 +1,17 @@
-"""Where the `vllm` program is."""
+"""Where the `vllm` program is, and which version of it the kit is made for."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Literal
 
 from serving.errors import Refused
 
 ROOT = Path(__file__).parents[2]
 ENGINE = ROOT / ".venv-engine" / "bin" / "vllm"  # what `make setup-engine` makes
 ENGINE_PYTHON = ENGINE.with_name("python")
+PINS = Path(__file__).parents[1] / "vllm_side" / "environment"
 
 
 def find_engine(engine: Path | None) -> Path:
@@ -23,3 +25,11 @@ def find_engine(engine: Path | None) -> Path:
     if found is None:
         raise Refused("There is no vLLM here: run `make setup-engine`, or set SERVE_ENGINE to the path of `vllm`.")
     return Path(found)
+
+
+def pinned_version(platform: Literal["cuda", "cpu"]) -> str:
+    """Return the version of vLLM that `make setup-engine` installs, such as 0.32.0.
+
+    A bump changes one line for each platform, in `vllm_side/environment/*.in`; all else follows by `make generated`.
+    """
+    return (PINS / f"{platform}.in").read_text(encoding="ascii").partition("==")[2].split()[0]

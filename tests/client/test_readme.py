@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 def application() -> str:
     """Return the text of the README's FastAPI application."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "client" / "README.md").read_text(), re.DOTALL)
     [found] = [block for block in blocks if "FastAPI(" in block]
     return str(found)
 

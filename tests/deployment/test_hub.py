@@ -21,7 +21,7 @@ TESTS = json.loads((ROOT / ".runpod" / "tests.json").read_text())
 def test_the_files_are_in_step_with_their_sources_and_no_links(name):
     file = ROOT / ".runpod" / name
 
-    assert file.read_text() == hub.files()[name], "run `.venv/bin/python runpod/hub_files.py`"
+    assert file.read_text() == hub.files()[name], "run `make generated`"
     assert not file.is_symlink()  # BuildKit does not follow one out of the folder
 
 

@@ -15,12 +15,13 @@ from tests.deployment.conftest import IMAGE, ROOT
 from tests.deployment.fake_runpod import KEY
 from tests.support.serving import clean_environment
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+DEPLOY = (ROOT / "runpod" / "README.md").read_text(encoding="utf-8")
+SERVING = (ROOT / "serving" / "README.md").read_text(encoding="utf-8")
 
 
-def commands(heading: str) -> list[str]:
+def commands(page: str, heading: str) -> list[str]:
     """Return the shell blocks of a section."""
-    section = re.split(r"^## ", README.partition(f"\n## {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    section = re.split(r"^## ", page.partition(f"\n## {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
     return [
         re.sub(r"^ +", "", block, flags=re.MULTILINE) for block in re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     ]
@@ -68,7 +69,7 @@ def run(script: str, folder, environment, answer: str) -> str:
 
 
 def test_the_deploy_section_works_from_top_to_bottom(checkout, runpod):
-    section = README.partition("\n## RunPod: deploy\n")[2].partition("\n## ")[0]
+    section = DEPLOY.partition("\n## Deploy\n")[2].partition("\n## ")[0]
     lines = [
         line.strip() for block in re.findall(r"```ini\n(.*?)```", section, re.DOTALL) for line in block.splitlines()
     ]
@@ -84,7 +85,7 @@ def test_the_deploy_section_works_from_top_to_bottom(checkout, runpod):
     docker.chmod(0o755)
     environment = clean_environment(PATH=f"{docker.parent}:{os.environ['PATH']}")
 
-    blocks = commands("RunPod: deploy")
+    blocks = commands(DEPLOY, "Deploy")
     change = "echo DEPLOY_WORKERS_MAX=2 >>.env && make deploy"  # what a rollback takes back
     blocks.insert(next(number for number, block in enumerate(blocks) if "rollback" in block), change)
     out = run("\n".join(blocks), checkout, environment, "y")
@@ -110,7 +111,7 @@ def test_no_is_an_answer(checkout, runpod):
 
 
 def test_the_exports_work(checkout):
-    (block,) = commands("More machines")
+    (block,) = commands(SERVING, "More machines")
     run(block, checkout, clean_environment(SERVE_API_KEY="a-key-of-the-server"), "")
 
     for name in ("values.yaml", "service.yaml", "router.sh", "gemma-vllm-kit.service"):

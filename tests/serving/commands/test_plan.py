@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -117,31 +116,6 @@ def test_a_person_sees_the_memory_the_concurrency_and_the_command():
     misfit = run("plan", "--gpus", "1x L4").stdout
     assert "Does not fit." in misfit
     assert "2x NVIDIA L4 (fp8)" in misfit
-
-
-def section(name):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    return re.search(rf"<!-- {name}: begin.*?-->\n(.*?)<!-- {name}: end -->", readme, re.DOTALL)[1].strip()
-
-
-def test_the_readmes_table_is_what_the_command_prints():
-    assert section("plan-table") == run("plan-table", "--markdown").stdout.strip()
-
-
-def test_the_readmes_plan_is_what_the_command_prints():
-    shown = section("plan").removeprefix("```\n").removesuffix("\n```")
-    command, _, printed = shown.partition("\n")
-    assert command.startswith("$ python -m serving plan ")
-    arguments = command.removeprefix("$ python -m serving ")
-    done = subprocess.run(
-        ["bash", "-c", f"{sys.executable} -m serving {arguments}"],
-        cwd=ROOT,
-        env=clean_environment(COLUMNS="100"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert printed == done.stdout.strip()
 
 
 def test_the_table_has_every_known_gpu():
