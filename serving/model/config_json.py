@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from serving.errors import ConfigurationError
 from serving.model.facts import LINEAR_BYTES, Checkpoint, ModelFacts, Precision, tower_bytes
 from serving.model.gemma3 import CONFIG_DEFAULTS
+from serving.model.weight_files import weight_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +60,7 @@ def _from_config(config: dict[str, Any], folder: Path, name: str) -> ModelFacts:
         gemma=gemma,
     )
     precision, stored_bytes, group = _stored(config, text)
-    weights = _file_bytes(folder)
+    weights = weight_bytes(folder)
     if weights is None and any("experts" in key for key in text):
         raise ValueError("the size of a mixture of experts is not known before its weights are here")
     if weights is None:
@@ -109,13 +110,3 @@ def _stored(config: dict[str, Any], text: dict[str, Any]) -> tuple[Precision, in
     if bits == 4:
         return "int4", stored, 32 if group == 32 else 128
     raise ValueError(f"weights quantised by {method or 'an unnamed method'} to {bits} bits are not planned")
-
-
-def _file_bytes(folder: Path) -> int | None:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        total = json.loads(index.read_text(encoding="utf-8")).get("metadata", {}).get("total_size")
-        if total:
-            return int(total)
-    files = list(folder.glob("model*.safetensors")) or list(folder.glob("*.safetensors"))
-    return sum(file.stat().st_size for file in files) or None

@@ -9,6 +9,7 @@ Precision = Literal["bf16", "fp8", "int4", "fp32", "fp16"]
 
 # Bytes per weight of the decoder's linear layers. int4 adds a bfloat16 scale for each group of weights.
 LINEAR_BYTES = {"bf16": 2.0, "fp8": 1.0, "int4-g128": 0.5 + 2 / 128, "int4-g32": 0.5 + 2 / 32}
+LOADED = 1.006  # a model takes a little more than its files: "Model loading took 51.417 GiB" for 51.10 GiB
 SIGLIP_PARAMETERS = 416_866_032  # the vision tower that Gemma 3 4B, 12B and 27B share
 SIGLIP_WIDTH = 1152
 

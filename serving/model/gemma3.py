@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from serving.model.facts import LINEAR_BYTES, Checkpoint, ModelFacts, tower_bytes
+from serving.model.facts import LINEAR_BYTES, LOADED, Checkpoint, ModelFacts, tower_bytes
+from serving.units import GIB
 
 # What transformers' Gemma3TextConfig takes for what a config.json leaves out.
 CONFIG_DEFAULTS = {
@@ -57,24 +58,28 @@ def _member(
     return replace(facts, checkpoints=(Checkpoint(name, "bf16", 2 * facts.parameters, gated=True),))
 
 
-def _quantised(facts: ModelFacts, name: str, form: str) -> Checkpoint:
+def _quantised(facts: ModelFacts, name: str, form: str, loaded_gib: float | None) -> Checkpoint:
+    """Return a checkpoint of known geometry; `loaded_gib`, what vLLM logged when it loaded it, counts for more."""
     weights = int(facts.linear_parameters * LINEAR_BYTES[form] + facts.other_parameters * 2)
+    if loaded_gib is not None:
+        weights = int(loaded_gib * GIB / LOADED)
     return Checkpoint(name, "fp8" if form == "fp8" else "int4", weights)
 
 
 _27B = _member("27b", 62, 5376, 21504, 32, 16, 128)
 # The first of each precision is the one that the planner takes; the others are planned where they are named.
 QUANTISED_27B = tuple(
-    _quantised(_27B, name, form)
-    for name, form in (
-        ("RedHatAI/gemma-3-27b-it-FP8-dynamic", "fp8"),
-        ("RedHatAI/gemma-3-27b-it-quantized.w4a16", "int4-g128"),
-        ("BCCard/gemma-3-27b-it-FP8-Dynamic", "fp8"),
-        ("leon-se/gemma-3-27b-it-FP8-Dynamic", "fp8"),
-        ("ISTA-DASLab/gemma-3-27b-it-GPTQ-4b-128g", "int4-g128"),
-        ("gaunernst/gemma-3-27b-it-qat-compressed-tensors", "int4-g32"),
-        ("gaunernst/gemma-3-27b-it-int4-awq", "int4-g32"),
-        ("gaunernst/gemma-3-27b-it-qat-autoawq", "int4-g32"),
+    _quantised(_27B, name, form, loaded_gib)
+    for name, form, loaded_gib in (
+        ("RedHatAI/gemma-3-27b-it-FP8-dynamic", "fp8", None),
+        ("RedHatAI/gemma-3-27b-it-quantized.w4a16", "int4-g128", None),
+        ("BCCard/gemma-3-27b-it-FP8-Dynamic", "fp8", None),
+        ("leon-se/gemma-3-27b-it-FP8-Dynamic", "fp8", None),
+        ("ISTA-DASLab/gemma-3-27b-it-GPTQ-4b-128g", "int4-g128", None),
+        # "Model loading took" in public logs; awq stores zero points beside its scales (vllm-project/vllm#16199).
+        ("gaunernst/gemma-3-27b-it-qat-compressed-tensors", "int4-g32", 17.42),
+        ("gaunernst/gemma-3-27b-it-int4-awq", "int4-g32", 17.611),
+        ("gaunernst/gemma-3-27b-it-qat-autoawq", "int4-g32", 17.611),
     )
 )
 

@@ -6,6 +6,7 @@ from a folder with a checkpoint, or from the Hugging Face cache. Nothing is down
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,23 +14,25 @@ from serving.errors import ConfigurationError
 from serving.model.config_json import from_folder
 from serving.model.gemma3 import shipped
 from serving.model.hub_cache import cached_folder
+from serving.model.weight_files import weight_bytes
 
 if TYPE_CHECKING:
-    from serving.model.facts import ModelFacts
+    from serving.model.facts import Checkpoint, ModelFacts
 
 
 def resolve(name: str, hub_cache: Path | None = None) -> ModelFacts:
     """Return the facts of a model: a folder, a checkpoint of the shipped table, or one in the Hugging Face cache.
 
     `google/gemma-3-27b-it` means the member of the family: all its checkpoints may be planned. Any other name means
-    that checkpoint alone. Raises ConfigurationError with the sentence that says what would help.
+    that checkpoint alone. Where a checkpoint is cached, its files say how large it is, not the table. Raises
+    ConfigurationError with the sentence that says what would help.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
         return from_folder(folder, str(folder))
     facts = shipped(name)
     if facts is not None:
-        return facts
+        return replace(facts, checkpoints=tuple(_as_it_is(item, hub_cache) for item in facts.checkpoints))
     if name.startswith((".", "/", "~")):
         raise ConfigurationError(f"SERVE_MODEL={name!r} is not allowed: there is no such folder.")
     cached = cached_folder(name, hub_cache)
@@ -40,3 +43,9 @@ def resolve(name: str, hub_cache: Path | None = None) -> ModelFacts:
             f"`.venv-engine/bin/hf download {name} config.json`)."
         )
     return from_folder(cached, name)
+
+
+def _as_it_is(checkpoint: Checkpoint, hub_cache: Path | None) -> Checkpoint:
+    folder = cached_folder(checkpoint.name, hub_cache)
+    size = weight_bytes(folder) if folder else None
+    return checkpoint if size is None else replace(checkpoint, weight_bytes=size)

@@ -3,7 +3,7 @@
 vLLM takes a share of each GPU (`gpu_memory_utilization`), loads the weights, runs its largest batch once and measures;
 what is left of the share is KV cache (`vllm/v1/worker/gpu_worker.py`, `determine_available_memory`). The measured part
 is estimated here. vLLM documents no such figures: these are the terms by which the memory grows, fitted to public logs,
-which `tests/serving/test_memory.py` names. They are meant to be rather too large than too small.
+which `tests/serving/planning/public_logs.py` holds. They are meant to be rather too large than too small.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from serving.model.facts import LOADED
 from serving.units import GIB
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ IMAGE_TOKENS = 256
 SAMPLER_BYTES = 16
 SAMPLER_BYTES_MANY = 39
 MANY_SEQUENCES = 256
-LOADED = 1.006  # a model takes a little more than its files: "Model loading took 51.417 GiB" for 51.10 GiB
 
 
 @dataclass(frozen=True)

@@ -165,3 +165,33 @@ def test_the_family_is_known_without_a_network():
         assert resolve(checkpoint.name).checkpoints == (checkpoint,)
     assert resolve("unsloth/gemma-3-27b-it").checkpoints[0].gated is False
     assert resolve("google/gemma-3-270m").checkpoints[0].name == "google/gemma-3-270m"
+
+
+def cached(cache, name, files, config=LLAMA, index=None):
+    repository = cache / f"models--{name.replace('/', '--')}"
+    snapshot = repository / "snapshots" / "abc"
+    folder(snapshot, config, **files)
+    if index is not None:
+        (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+
+
+def test_a_cached_checkpoint_of_the_table_has_the_size_of_its_files(tmp_path):
+    cached(tmp_path, "gaunernst/gemma-3-27b-it-int4-awq", {"model": 19_000_000_000})
+    (found,) = resolve("gaunernst/gemma-3-27b-it-int4-awq", tmp_path).checkpoints
+    assert found.weight_bytes == 19_000_000_000
+    cached(tmp_path, "RedHatAI/gemma-3-27b-it-FP8-dynamic", {}, index={"metadata": {"total_size": 29_900_000_000}})
+    sizes = {item.precision: item.weight_bytes for item in resolve("google/gemma-3-27b-it", tmp_path).checkpoints}
+    assert sizes["fp8"] == 29_900_000_000
+    assert sizes["bf16"] == FAMILY[0].checkpoints[0].weight_bytes
+
+
+@pytest.mark.parametrize("index", [None, [], {}, {"metadata": None}, {"metadata": {"total_size": "much"}}])
+def test_a_download_that_was_cut_off_does_not_say_how_large_the_weights_are(tmp_path, index):
+    name = "RedHatAI/gemma-3-27b-it-FP8-dynamic"
+    cached(tmp_path, name, {"model-00001-of-00006": 5_000_000_000}, index=index)
+    assert (
+        resolve(name, tmp_path).checkpoints[0].weight_bytes
+        == resolve(name, tmp_path / "none").checkpoints[0].weight_bytes
+    )
