@@ -14,7 +14,9 @@ from client.settings import DEFAULT_MODEL
 from serving.engine.download import followed
 from serving.engine.process import Engine
 from serving.engine.progress import Progress
-from serving.launch import prepare
+from serving.launch import choose_tryout, find_hardware, prepare
+from serving.model.resolve import resolve
+from serving.planning.plan import Wishes, make_plan
 from worker.volume import CompiledCode, Weights
 
 if TYPE_CHECKING:
@@ -39,17 +41,12 @@ class Boot:
     def __init__(self, settings: ServeSettings, volume: Path, begin: float) -> None:
         self._settings = settings
         self._begin = begin
-        weights = Weights(volume)
-        # Before the plan, which reads the model's configuration from the same cache as vLLM will.
-        os.environ.update(weights.env(settings.model or DEFAULT_MODEL))
+        for line in use_weights(settings, Weights(volume)):
+            self._say(line)
         launch = prepare(settings, self._say)
         command = launch.command
-        checkpoint = launch.plan.args[0]
-        cache = weights.env(checkpoint)
-        if "HF_HUB_OFFLINE" in cache:
-            self._say(f"{checkpoint} is in {cache['HF_HUB_CACHE']}: the hub is not asked")
         self._compiled = CompiledCode(volume, (*launch.plan.args, *(gpu.name for gpu in launch.hardware.gpus)))
-        env = command.env | cache | self._compiled.restore()
+        env = command.env | self._compiled.restore()
         self.served_name = command.served_name
         self.origin = command.base_url.removesuffix("/v1")
         self._download = launch.download
@@ -83,3 +80,20 @@ class Boot:
     def _say(self, text: str) -> None:
         for line in text.splitlines():
             logger.info("[%6.1fs] %s", time.monotonic() - self._begin, line)
+
+
+def use_weights(settings: ServeSettings, weights: Weights) -> tuple[str, ...]:
+    """Point this process, and so vLLM, to the cache that has what the plan takes; return what is to be said about it.
+
+    The plan is made before anything is set: of a model's checkpoints it may take another than the one that is in the
+    image or on the volume, and the hub must then be asked. A model whose configuration has to be read has one alone.
+    """
+    hardware = find_hardware(settings)
+    if choose_tryout(settings, hardware) is not None:
+        return ()  # a folder of this machine
+    name = settings.model or DEFAULT_MODEL
+    plan = make_plan(resolve(name, weights.described_in(name)), hardware, Wishes.from_settings(settings))
+    if plan.checkpoint is None:
+        return ()  # nothing fits, which `prepare` says
+    os.environ.update(weights.env(plan.checkpoint))
+    return tuple(weights.about(plan.checkpoint))

@@ -23,31 +23,96 @@ HUB = Path("huggingface-cache/hub")
 COMPILED = Path("vllm-compiled")
 # Where the Dockerfile puts weights that it bakes in.
 BAKED_HUB = Path("/opt/huggingface/hub")
+# With one of these somebody has said where models are kept.
+CACHE_VARIABLES = frozenset({"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME"})
 
 
 class Weights:
-    """Find the Hugging Face cache to use: the image's, if it has the model; else the volume's, if there is one."""
+    """The Hugging Face cache to use: the image's or the volume's, whichever has all of a model; else where to put it.
+
+    `volume` may be missing, be a cached model of RunPod's (good for reading), or a network volume, which this user may
+    or may not write to.
+    """
 
     def __init__(self, volume: Path, baked: Path = BAKED_HUB) -> None:
+        self._volume = volume
         self._volume_hub = volume / HUB
         self._baked = baked
-        # The worker is not root: a volume that it may not write to is good for reading only.
-        self._writable = volume.is_dir() and os.access(volume, os.W_OK)
+
+    def cache_of(self, model: str) -> Path | None:
+        """Return the cache that holds all of `model`, None if neither does."""
+        return next((hub for hub in (self._baked, self._volume_hub) if holds(hub, model)), None)
+
+    def described_in(self, model: str) -> Path | None:
+        """Return the cache that holds the configuration of `model`, whether or not its weights are there, too."""
+        return next((hub for hub in (self._baked, self._volume_hub) if model in models_in(hub)), None)
 
     def env(self, model: str) -> dict[str, str]:
         """Return the environment that makes Hugging Face's library, and so vLLM, use the right cache for `model`.
 
-        With all of the model there, the hub is not asked at all: a start must not hang on somebody else's server.
+        With all of the model there, the hub is not asked at all: a start must not hang on somebody else's server. A
+        cache that was named in the environment is left to be the one that is downloaded to.
         """
-        for hub in (self._baked, self._volume_hub):
-            if holds(hub, model):
-                return {"HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1"}
-        return {"HF_HUB_CACHE": str(self._volume_hub)} if self._writable else {}
+        hub = self.cache_of(model)
+        if hub is not None:
+            return {"HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1"}
+        if not CACHE_VARIABLES.isdisjoint(os.environ) or self._why_unwritable(model) is not None:
+            return {}
+        return {"HF_HUB_CACHE": str(self._volume_hub)}
+
+    def about(self, model: str) -> Iterator[str]:
+        """Yield what somebody who pays for a start should know about where the weights of `model` are."""
+        hub = self.cache_of(model)
+        if hub is not None:
+            yield f"{model} is in {hub}: the hub is not asked"
+            return
+        others = [name for name in models_in(self._baked) if holds(self._baked, name)]
+        if others:
+            yield (
+                f"WARNING: the image holds {', '.join(others)}, and the plan takes {model}, which is downloaded at "
+                "each cold start: set SERVE_MODEL or SERVE_PRECISION to what is in the image, or bake this one."
+            )
+        why = self._why_unwritable(model)
+        if self._volume.is_dir() and why is not None:
+            yield (
+                f"WARNING: the volume at {self._volume} cannot be written by user {os.geteuid()} ({why}): {model} is "
+                "downloaded to the container's disk at each cold start, and no compiled code is kept. Open "
+                f"{self._volume_hub} to all users from a pod (chmod -R a+rwX), or remove the volume."
+            )
+
+    def _why_unwritable(self, model: str) -> str | None:
+        """Return why `model` cannot be downloaded to the volume, None if it can: tried, since modes do not tell."""
+        if not self._volume.is_dir():
+            return "there is none"
+        folder = _folder(self._volume_hub, model)
+        locks = self._volume_hub / ".locks"
+        try:
+            self._volume_hub.mkdir(parents=True, exist_ok=True)
+            for used in (self._volume_hub, folder, folder / "blobs", folder / "snapshots", locks, locks / folder.name):
+                if used.is_dir():
+                    with tempfile.TemporaryFile(dir=used):
+                        pass
+        except OSError as error:
+            return error.strerror or str(error)
+        return None
+
+
+def models_in(hub: Path) -> list[str]:
+    """Return the names of the models in a Hugging Face cache, whole or not."""
+    try:
+        names = sorted(item.name for item in hub.iterdir())
+    except OSError:
+        return []
+    return [name.removeprefix("models--").replace("--", "/", 1) for name in names if name.startswith("models--")]
+
+
+def _folder(hub: Path, model: str) -> Path:
+    return hub / f"models--{model.replace('/', '--')}"
 
 
 def holds(hub: Path, model: str) -> bool:
-    """Tell whether a Hugging Face cache holds all of `model` (`owner/name`)."""
-    folder = hub / f"models--{model.replace('/', '--')}"
+    """Whether a Hugging Face cache holds all of `model` (`owner/name`)."""
+    folder = _folder(hub, model)
     try:
         snapshot = folder / "snapshots" / (folder / "refs" / "main").read_text().strip()
         index = snapshot / "model.safetensors.index.json"
@@ -78,7 +143,11 @@ class CompiledCode:
             return {}
         if self._kept.is_dir() and not self._local.exists():
             with _best_effort("reading"):
-                shutil.copytree(self._kept, self._local)
+                try:
+                    _copy_contents(self._kept, self._local)
+                except OSError:
+                    shutil.rmtree(self._local, ignore_errors=True)  # half of it is worse than none
+                    raise
                 logger.info("Compiled code taken from %s", self._kept)
         return {"VLLM_CACHE_ROOT": str(self._local)}
 
@@ -92,11 +161,20 @@ class CompiledCode:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 fresh = Path(tempfile.mkdtemp(dir=self._kept.parent, prefix=".fresh-"))
                 try:
-                    shutil.copytree(self._local, fresh, dirs_exist_ok=True)
+                    _copy_contents(self._local, fresh)
                     fresh.rename(self._kept)
                 finally:
                     shutil.rmtree(fresh, ignore_errors=True)
             logger.info("Compiled code kept in %s", self._kept)
+
+
+def _copy_contents(source: Path, target: Path) -> None:
+    """Copy a folder's files, without their modes and times: a network volume may refuse those, even to root."""
+    for folder, _, names in os.walk(source):
+        into = target / Path(folder).relative_to(source)
+        into.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            shutil.copyfile(Path(folder) / name, into / name)
 
 
 @contextlib.contextmanager

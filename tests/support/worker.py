@@ -88,11 +88,10 @@ def worker_environment(folder: Path, **settings: str) -> dict[str, str]:
     return clean_environment(
         HOME=str(folder),  # the SDK would read ~/.runpod/config.toml
         SERVE_ENGINE=str(install(folder)),
-        SERVE_GPUS="1x NVIDIA H100 80GB HBM3",
         SERVE_PORT=str(free_port()),
         SERVE_MODEL=MODEL,
         WORKER_VOLUME=str(folder / "volume"),
-        **settings,
+        **{"SERVE_GPUS": "1x NVIDIA H100 80GB HBM3", **settings},
     )
 
 
