@@ -6,6 +6,7 @@ Prints one JSON object; `answers` is imported from beside this file. Usage: read
 import json
 import random
 import sys
+from itertools import pairwise
 from types import SimpleNamespace
 
 from answers import CALLS, TEXTS, TOOLS
@@ -39,7 +40,7 @@ def streamed(answer, asked):
     parser, content, calls, ids = Parser(TOKENIZER, asked.tools), "", [], []
     places = sorted(randomness.sample(range(len(answer) + 1), randomness.randint(0, min(len(answer), 12))))
     borders = [0, *places, len(answer)]
-    pieces = [answer[start:end] for start, end in zip(borders, borders[1:], strict=False)]
+    pieces = [answer[start:end] for start, end in pairwise(borders)]
     for number, piece in enumerate(pieces, 1):
         message = parser.parse_delta(piece, [1], asked, [2], finished=number == len(pieces))
         if message is None:
