@@ -1,0 +1,208 @@
+"""The client for code that does not await: scripts, notebooks, threads. `from client.sync import LLMClient`.
+
+    with LLMClient() as client:
+        print(client.generate([{"role": "user", "content": "What is the capital of France?"}]))
+
+It is `client.LLMClient` on an event loop in a thread of its own, which starts with the first request and ends with
+`close()`, with the client itself, or with the interpreter. Threads may share a client, and a running event loop (a
+notebook's) does not matter to it. Ctrl-C and leaving a stream stop the server's work. A client that was used before a
+fork cannot be used after it: make one in each process.
+"""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
+
+from client.errors import ConfigurationError
+from client.llm import LLMClient as AsyncClient
+from client.loop_thread import LoopThread
+from client.stream import TextStream as AsyncStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Mapping
+    from types import TracebackType
+
+    from pydantic import BaseModel
+
+    ModelT = TypeVar("ModelT", bound=BaseModel)
+
+P = ParamSpec("P")
+A = TypeVar("A")
+T = TypeVar("T")
+F = TypeVar("F", bound="Callable[..., object]")
+
+
+class _Of(Generic[A, T]):
+    """An attribute of the asynchronous object behind this one, of the type that `get` returns."""
+
+    def __init__(self, get: Callable[[A], T]) -> None:
+        self._get = get
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type) -> T:
+        return self._get(instance._behind)
+
+    def __set__(self, instance: Any, value: T) -> None:
+        setattr(instance._behind, self._name, value)
+
+
+class _OfStream(_Of[AsyncStream, T]): ...
+
+
+class _OfClient(_Of[AsyncClient, T]): ...
+
+
+def _looks_like(source: Callable[..., object]) -> Callable[[F], F]:
+    """Show a method with the parameters and the documentation of `source`."""
+
+    def show(method: F) -> F:
+        shown: Any = method
+        shown.__doc__ = source.__doc__
+        returned = inspect.signature(method).return_annotation
+        shown.__signature__ = inspect.signature(source).replace(return_annotation=returned)
+        return method
+
+    return show
+
+
+def _takes(
+    source: Callable[Concatenate[AsyncClient, P], object],
+) -> Callable[[Callable[..., T]], Callable[Concatenate[LLMClient, P], T]]:
+    """Give a method the parameters of `source`, for type checkers too."""
+    return _looks_like(source)
+
+
+class TextStream:
+    """`client.TextStream` without awaiting: iterate over it once; `with` closes the connection on the way out."""
+
+    text = _OfStream(lambda stream: stream.text)
+    finish_reason = _OfStream(lambda stream: stream.finish_reason)
+    usage = _OfStream(lambda stream: stream.usage)
+    request_id = _OfStream(lambda stream: stream.request_id)
+    tool_calls = _OfStream(lambda stream: stream.tool_calls)
+    reasoning = _OfStream(lambda stream: stream.reasoning)
+    stats = _OfStream(lambda stream: stream.stats)
+
+    def __init__(self, behind: AsyncStream, client: LLMClient) -> None:
+        self._behind = behind
+        self._client = client
+
+    def __iter__(self) -> Self:
+        """Return the stream itself."""
+        return self
+
+    def __next__(self) -> str:
+        """Return the next piece of text. Raises LLMError."""
+        piece = self._client._run(_next(self._behind))
+        if piece is None:
+            raise StopIteration
+        return piece
+
+    def __enter__(self) -> Self:
+        """Return the stream."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connection."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection, which stops the server's work; does nothing once the answer has ended."""
+        with suppress(ConfigurationError):  # closed with its client
+            self._client._run(self._behind.aclose())
+
+
+class LLMClient:
+    """`client.LLMClient` without awaiting: the same arguments, settings, attributes, methods and errors."""
+
+    model = _OfClient(lambda client: client.model)
+    max_tokens = _OfClient(lambda client: client.max_tokens)
+    temperature = _OfClient(lambda client: client.temperature)
+    base_url = _OfClient(lambda client: client.base_url)
+
+    @_takes(AsyncClient.__init__)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._set_up(AsyncClient(*args, **kwargs))
+
+    @classmethod
+    def over(cls, client: AsyncClient) -> Self:
+        """Return a client in front of `client`, which nothing else uses: `client.testing.FakeLLMClient`, in tests."""
+        made = cls.__new__(cls)
+        made._set_up(client)
+        return made
+
+    def _set_up(self, client: AsyncClient) -> None:
+        self._behind = client
+        self._thread = LoopThread(client.aclose)
+        self._run = self._thread.run
+        weakref.finalize(self, self._thread.end, wait=0).atexit = False
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(base_url={self.base_url!r}, model={self.model!r})"
+
+    @_takes(AsyncClient.stream)  # type: ignore[arg-type] # an option named "self"
+    def stream(self, *args: Any, **kwargs: Any) -> TextStream:
+        return TextStream(self._behind.stream(*args, **kwargs), self)
+
+    @_takes(AsyncClient.generate_streaming)  # type: ignore[arg-type]
+    def generate_streaming(self, *args: Any, **kwargs: Any) -> Generator[str, None, None]:
+        with self.stream(*args, **kwargs) as stream:
+            yield from stream
+
+    @overload
+    def generate(
+        self,
+        messages: Iterable[Mapping[str, Any]],
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        *,
+        response_model: None = None,
+        **options: Any,
+    ) -> str: ...
+
+    @overload
+    def generate(
+        self,
+        messages: Iterable[Mapping[str, Any]],
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        *,
+        response_model: type[ModelT],
+        **options: Any,
+    ) -> ModelT: ...
+
+    @_looks_like(AsyncClient.generate)
+    def generate(self, *args: Any, **kwargs: Any) -> str | BaseModel:
+        answer: str | BaseModel = self._run(self._behind.generate(*args, **kwargs))
+        return answer
+
+    @_takes(AsyncClient.models)
+    def models(self, *args: Any, **kwargs: Any) -> list[str]:
+        return self._run(self._behind.models(*args, **kwargs))
+
+    @_takes(AsyncClient.wait_until_ready)
+    def wait_until_ready(self, *args: Any, **kwargs: Any) -> None:
+        self._run(self._behind.wait_until_ready(*args, **kwargs))
+
+    def close(self) -> None:
+        """Close the connections and end the thread; the client cannot be used afterwards."""
+        self._thread.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+async def _next(stream: AsyncStream) -> str | None:
+    return await anext(stream, None)
