@@ -95,12 +95,12 @@ def refuse_open_server(settings: ServeSettings) -> None:
 
 
 def find_hardware(settings: ServeSettings) -> Hardware:
-    """Return the GPUs that SERVE_GPUS states, else those of this machine. Raises Refused if the driver is broken."""
+    """Return the GPUs that SERVE_GPUS states, else those of this machine. Raises Refused where they cannot be used."""
     if settings.gpus is not None:
         return parse_gpus(settings.gpus)
     found = nvml.detect()
     if found.problem:
-        raise Refused(f"There is an NVIDIA driver, but it does not work: {found.problem}. `nvidia-smi` must run first.")
+        raise Refused(f"{found.problem}.")
     return found
 
 

@@ -44,9 +44,7 @@ def engine(settings: ServeSettings, hardware: Hardware) -> Iterator[Check]:
     yield Check("engine", status, f"vLLM {version}{note}", "make setup-engine")
     remake = "rm -r .venv-engine && make setup-engine"
     if hardware.problem:
-        yield Check(
-            "driver", "fail", f"the NVIDIA driver does not work: {hardware.problem}", "nvidia-smi must run first"
-        )
+        yield Check("driver", "fail", hardware.problem)
     elif build == "cpu":
         status = "fail" if hardware.gpus else "ok"
         detail = "the engine is the CPU build, and there is a GPU" if hardware.gpus else "the CPU build, and no GPU"
@@ -58,7 +56,9 @@ def engine(settings: ServeSettings, hardware: Hardware) -> Iterator[Check]:
 
 
 def gpus(hardware: Hardware, *, given: bool) -> Iterator[Check]:
-    """Check each GPU: what it can compute, and who holds its memory."""
+    """Check each GPU: what it can compute, who holds its memory; and tell what is there and not used."""
+    for note in hardware.notes:
+        yield Check("GPUs", "warn", note)
     for number, gpu in enumerate(hardware.gpus):
         name = f"GPU {number}"
         capability = gpu.compute_capability

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     settings = ServeSettings.load()
     hardware = find_hardware(settings, args.gpus)
     if hardware.problem:
-        raise Refused(f"There is an NVIDIA driver, but it does not work: {hardware.problem}. --gpus plans without it.")
+        raise Refused(f"{hardware.problem}. --gpus plans without it.")
     model = find_model(settings, args.model)
     plan = make_plan(model, hardware, wishes(settings, args))
     if args.json:

@@ -56,16 +56,27 @@ def run(args: argparse.Namespace) -> int:
 
 
 def rows(model: ModelFacts, wished: Wishes) -> Iterator[tuple[str, ...]]:
-    """Yield a row for each GPU that is known: its name, its GiB, and a cell for each of COUNTS."""
+    """Yield a row for the GPUs that are planned alike: their names, their GiB, and a cell for each of COUNTS.
+
+    Those that hold nothing, however many, are left out.
+    """
+    alike: dict[object, list[KnownGpu]] = {}
     for known in KNOWN_GPUS:
-        cells = (cell(model, known, count, wished) for count in COUNTS)
-        yield (known.name, f"{known.gib:g}", *cells)
+        alike.setdefault((known.gib, known.capability, known.unified), []).append(known)
+    for group in alike.values():
+        cells = [cell(model, group[0], count, wished) for count in COUNTS]
+        if any(text != "-" for text in cells):
+            others = (known.name.removeprefix("NVIDIA ").removeprefix("GeForce ") for known in group[1:])
+            yield (", ".join((group[0].name, *others)), f"{group[0].gib:g}", *cells)
 
 
 def cell(model: ModelFacts, known: KnownGpu, count: int, wished: Wishes) -> str:
     """Return what `count` of a GPU run: `bf16 tp2 128k 30x`, or a dash where nothing fits."""
+    if known.unified and count > 1:
+        return "-"
     size = int(known.gib * GIB)
-    plan = make_plan(model, Hardware((Gpu(known.name, size, size, known.capability),) * count, source="given"), wished)
+    gpu = Gpu(known.name, size, size, known.capability, unified=known.unified)
+    plan = make_plan(model, Hardware((gpu,) * count, source="given"), wished)
     if not plan.fits or plan.max_model_len is None:
         return "-"
     layout = f" tp{plan.tensor_parallel_size}" if (plan.tensor_parallel_size or 1) > 1 else ""

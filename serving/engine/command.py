@@ -70,7 +70,8 @@ def build(
         chat_template = chat_template or (GEMMA_TEMPLATE if gemma else None)
     if chat_template:
         args += ["--chat-template", str(chat_template), "--chat-template-content-format", "openai"]
-    env = dict(plan.env)
+    # CUDA itself would count the fastest GPU first, and not as NVML, and so the plan, does.
+    env = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | plan.env
     env |= {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": _vllm_level(settings.log_level)}
     if settings.api_key:
         args += ["--middleware", "api_key_guard.ApiKeyGuard"]

@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Process:
-    """Name a process that holds GPU memory. `used_bytes` is None where the driver does not say."""
+    """A process that holds GPU memory. `used_bytes` is None where the driver does not say."""
 
     pid: int
     name: str | None
@@ -17,7 +17,10 @@ class Process:
 
 @dataclass(frozen=True)
 class Gpu:
-    """Describe one GPU, or one MIG slice. `id` is what CUDA_VISIBLE_DEVICES calls it; None capability: not known."""
+    """One GPU, or one MIG slice. `id` is what CUDA_VISIBLE_DEVICES calls it; None capability: not known.
+
+    `unified`: its memory is the host's, which must be left some.
+    """
 
     name: str
     total_bytes: int
@@ -26,13 +29,15 @@ class Gpu:
     mig: bool = False
     processes: tuple[Process, ...] = ()
     id: str | None = None
+    unified: bool = False
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """Describe a machine. `problem` says what is wrong with an NVIDIA driver that is there and does not work.
+    """A machine. `problem` is the sentence that says why GPUs that are there cannot be used; nothing is served then.
 
-    `host_bytes` is the memory that the CPU engine could take, None where it is not known.
+    `notes` are sentences on what is there and not used. `restricted`: there is more than `gpus`, so vLLM must be told
+    which to open. `host_bytes` is the memory that the CPU engine could take, None where it is not known.
     """
 
     gpus: tuple[Gpu, ...]
@@ -41,6 +46,8 @@ class Hardware:
     source: Literal["nvml", "given", "none"] = "none"
     problem: str | None = None
     host_bytes: int | None = None
+    notes: tuple[str, ...] = ()
+    restricted: bool = False
 
     def __str__(self) -> str:
         """Return the GPUs as a person would say them: `2x NVIDIA L40S, 1x Tesla T4`."""

@@ -2,9 +2,9 @@
 
 The grammar of `SERVE_GPUS` and `--gpus`, case and spaces do not matter:
 
-    gpus  = [item {"," item}]          nothing at all: a machine without a GPU
+    gpus  = [item {"," item}] | "none" nothing at all, and "none": a machine without a GPU
     item  = [count "x"] (name | memory) {option}
-    name  = a GPU that `gpu_catalog` knows, also as a MIG slice: "H100 80GB HBM3 MIG 3g.40gb"
+    name  = a GPU that `catalog` knows, also as a MIG slice: "H100 80GB HBM3 MIG 3g.40gb"
             or any other name together with a memory
     memory = "79.2GiB" or "80GB"       what a program sees; GiB = 1024^3, GB = 10^9 bytes
     option = "sm90" (compute capability) or "free=40GiB" (where something else holds the rest)
@@ -13,9 +13,10 @@ The grammar of `SERVE_GPUS` and `--gpus`, case and spaces do not matter:
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from serving.errors import ConfigurationError
-from serving.hardware.catalog import AMBIGUOUS, KNOWN_GPUS, find, normalise
+from serving.hardware.catalog import AMBIGUOUS, KNOWN_GPUS, KnownGpu, find, is_other_makers, normalise
 from serving.hardware.gpu import Gpu, Hardware
 from serving.units import GIB
 
@@ -28,7 +29,7 @@ def parse_gpus(text: str, variable: str = "SERVE_GPUS") -> Hardware:
     Raises ConfigurationError with one sentence that names `variable`, the item and what is allowed.
     """
     gpus: list[Gpu] = []
-    for item in text.split(",") if text.strip() else ():
+    for item in text.split(",") if text.strip().lower() not in ("", "none") else ():
         try:
             gpus.extend(_read_item(item))
         except ValueError as error:
@@ -62,7 +63,7 @@ def _read_item(item: str) -> list[Gpu]:
     if free is not None:
         if free > gpu.total_bytes:
             raise ValueError(f"{item.strip()!r} has more memory free than it has")
-        gpu = Gpu(gpu.name, gpu.total_bytes, free, gpu.compute_capability, gpu.mig)
+        gpu = replace(gpu, free_bytes=free)
     if count > MAX_GPUS:
         raise ValueError(f"at most {MAX_GPUS} GPUs fit one machine")
     return [gpu] * count
@@ -81,7 +82,10 @@ def _read_gpu(text: str, item: str) -> Gpu:
             major, minor = known.capability
             raise ValueError(f"{item!r} gives a {known.name} another compute capability than its own, {major}.{minor}")
         # A name in the driver's own words stays as it is: cards that are planned alike have several.
-        return _gpu(rest if rest.startswith(("NVIDIA ", "Tesla ")) else known.name, known.gib * GIB, known.capability)
+        name = rest if rest.startswith(("NVIDIA ", "Tesla ")) else known.name
+        return _gpu(name, known.gib * GIB, known.capability, unified=known.unified)
+    if is_other_makers(rest):
+        raise ValueError(f"{item!r} is no NVIDIA GPU, and the kit plans for those alone (see SERVE_ENGINE, SERVE_PLAN)")
     if match := _MIG.search(rest):
         card = find(rest[: match.start()])
         if card:
@@ -109,14 +113,23 @@ def _read_gpu(text: str, item: str) -> Gpu:
         raise ValueError(f"{item!r} has less memory than any GPU")
     if total > 1024 * GIB:
         raise ValueError(f"{item!r} has more memory than any GPU")
-    card = find(name) if name else None
+    card = _named(name)
     if card and capability is None:
         capability = card.capability
-    return _gpu(name or f"GPU of {total / GIB:.4g} GiB", total, capability, mig=_named_mig(name))
+    unified = card is not None and card.unified
+    return _gpu(name or f"GPU of {total / GIB:.4g} GiB", total, capability, mig=_named_mig(name), unified=unified)
 
 
-def _gpu(name: str, total: float, capability: tuple[int, int] | None, *, mig: bool = False) -> Gpu:
-    return Gpu(name, int(total), int(total), capability, mig)
+def _named(name: str) -> KnownGpu | None:
+    """Return the card of a name that may go on, like "H100 80GB HBM3 MIG 3g.40gb"."""
+    words = name.split()
+    return next((card for end in range(len(words), 0, -1) if (card := find(" ".join(words[:end])))), None)
+
+
+def _gpu(
+    name: str, total: float, capability: tuple[int, int] | None, *, mig: bool = False, unified: bool = False
+) -> Gpu:
+    return Gpu(name, int(total), int(total), capability, mig, unified=unified)
 
 
 def _named_mig(name: str) -> bool:
@@ -131,8 +144,11 @@ def _size(text: str) -> int:
 
 
 def _near(name: str) -> str | None:
+    """Return the known name that was probably meant: never one with another number, which is another card."""
     from difflib import get_close_matches
 
-    names = {normalise(gpu.name): gpu.name for gpu in KNOWN_GPUS}
-    found = get_close_matches(normalise(name), names, n=1)
+    names = {normalise(text): gpu.name for gpu in KNOWN_GPUS for text in (gpu.name, *gpu.aliases)}
+    numbers = re.findall(r"\d+", name)
+    alike = [text for text in names if re.findall(r"\d+", text) == numbers]
+    found = get_close_matches(normalise(name), alike, n=1)
     return names[found[0]] if found else None

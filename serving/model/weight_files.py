@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-_SHARD = re.compile(r"-(?P<number>\d{5})-of-(?P<of>\d{5})\.safetensors$")
+_SHARD = re.compile(r"-(?P<number>\d{5})(?:-of-(?P<of>\d{5}))?\.safetensors$")
 
 
 def weight_bytes(folder: Path) -> int | None:
@@ -23,9 +23,7 @@ def weight_bytes(folder: Path) -> int | None:
         return indexed
     files = list(folder.glob("model*.safetensors")) or list(folder.glob("*.safetensors"))
     shards = [match for file in files if (match := _SHARD.search(file.name))]
-    if any(
-        len({match["number"] for match in shards if match["of"] == shard["of"]}) < int(shard["of"]) for shard in shards
-    ):
+    if shards and any(len(shards) < int(shard["of"] or len(shards) + 1) for shard in shards):
         return None
     try:
         return sum(file.stat().st_size for file in files) or None

@@ -87,7 +87,7 @@ def _more_gpus(model: ModelFacts, hardware: Hardware, wishes: Wishes) -> Iterato
             if found:
                 yield f"{count}x {gpu.name} ({found.precision})"
                 return
-    for known in sorted(KNOWN_GPUS, key=lambda item: item.gib):
+    for known in sorted((item for item in KNOWN_GPUS if not item.unified), key=lambda item: item.gib):
         size = int(known.gib * GIB)
         card = Gpu(known.name, size, size, known.capability)
         found = _best(model, Hardware((card,), source="given"), wishes)

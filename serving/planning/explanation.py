@@ -94,4 +94,6 @@ def _batch(model: ModelFacts, wishes: Wishes, chosen: Candidate) -> str:
 def _memory(wishes: Wishes, chosen: Candidate) -> str:
     if not chosen.gpus or wishes.gpu_memory_utilization is not None or chosen.utilization == DEFAULT_UTILIZATION:
         return ""
+    if any(gpu.unified for gpu in chosen.gpus):
+        return f"{chosen.utilization:.0%} of the memory, which is the host's too: the rest keeps the machine alive."
     return f"{chosen.utilization:.0%} of each GPU: other processes hold memory."

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from serving.model.facts import ModelFacts
 
 DEFAULT_UTILIZATION = 0.92  # vLLM 0.32's own (`vllm/config/cache.py`)
+# Where the GPU's memory is the host's (GB10, Thor), vLLM's default takes the machine down: above about 0.8 it stops
+# answering, without an error (vllm-project/vllm#46307, NVIDIA/open-gpu-kernel-modules#1358). vLLM's own processes hold
+# some 6 GiB of the host's part, and the files that the weights are read from go through it.
+UNIFIED_UTILIZATION = 0.8
+UNIFIED_HOST_GIB = 16
 CONTEXT_GIB = 0.6  # CUDA's context, kernels, and what PyTorch keeps
 GRAPHS_GIB = 0.5  # captured CUDA graphs; twice that with many sequences
 COLLECTIVES_GIB = 0.3  # NCCL's buffers where GPUs share a model

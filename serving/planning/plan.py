@@ -201,14 +201,14 @@ def _arguments(model: ModelFacts, wishes: Wishes, chosen: Candidate) -> tuple[st
 
 
 def _environment(hardware: Hardware, chosen: Candidate) -> dict[str, str]:
-    """Return what makes vLLM use the chosen GPUs where there are others, in the order in which NVML counts them.
+    """Return what makes vLLM open the chosen GPUs where there are others, in the order in which NVML counts them.
 
     On the CPU engine: the size of the KV cache, which in the environment wins over the argument, but is in whole GiB.
     """
     if not chosen.gpus:
         whole = chosen.kv_bytes % GIB == 0
         return {"VLLM_CPU_KVCACHE_SPACE": str(chosen.kv_bytes // GIB)} if whole else {}
-    if len(chosen.gpus) == len(hardware.gpus):
+    if len(chosen.gpus) == len(hardware.gpus) and not hardware.restricted:
         return {}
     left = list(enumerate(hardware.gpus))
     ids = []

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from serving.planning.kv_cache import CPU_BLOCK_TOKENS, CUDA_BLOCK_TOKENS, KvLayout, kv_layout
-from serving.planning.memory import CONTEXT_GIB, DEFAULT_UTILIZATION, Batch, activation_bytes, weights_bytes
+from serving.planning.memory import (
+    CONTEXT_GIB,
+    DEFAULT_UTILIZATION,
+    UNIFIED_HOST_GIB,
+    UNIFIED_UTILIZATION,
+    Batch,
+    activation_bytes,
+    weights_bytes,
+)
 from serving.planning.precision import Compute, checkpoints, cpu_compute, gpu_compute, label
 from serving.planning.request import KV_BYTES
 from serving.units import GIB
@@ -232,11 +240,18 @@ def share(gpu: Gpu, wished: float | None = None) -> float:
 
     vLLM refuses a share that is larger than what is free when it starts (`vllm/v1/worker/utils.py`, `request_memory`),
     by which time its own process holds a CUDA context. A share that the user fixed becomes 0 if that would happen.
+    Of a memory that is the host's as well, the host keeps its part.
     """
+    if gpu.total_bytes <= 0:
+        return 0.0
     possible = (gpu.free_bytes - CONTEXT_GIB * GIB) / gpu.total_bytes
     if wished is not None:
         return wished if wished <= possible else 0.0
-    return max(0.0, math.floor(min(DEFAULT_UTILIZATION, possible) * 100 + 1e-9) / 100)
+    most = DEFAULT_UTILIZATION
+    if gpu.unified:
+        host = min(UNIFIED_HOST_GIB * GIB, gpu.total_bytes / 4)
+        most, possible = UNIFIED_UTILIZATION, (gpu.free_bytes - host) / gpu.total_bytes
+    return max(0.0, math.floor(min(most, possible) * 100 + 1e-9) / 100)
 
 
 def _candidate(
