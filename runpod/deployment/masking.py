@@ -1,14 +1,20 @@
-"""Keep secrets off every screen: mask what looks secret, and strike out the values that are known to be."""
+"""Which of an endpoint's variables are secret, and what keeps those that are off every screen.
+
+What known keys, and what looks like one, are replaced by is the client's: there is one mask.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
 
+from client._wire.masking import MASK, mask
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-MASK = "••••••"
+__all__ = ["MASK", "Redactor", "looks_secret", "secret_values", "shown"]
+
 _SECRET_NAME = re.compile(
     r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSW(OR)?D|PASS|PWD|CREDENTIALS?|AUTH|DSN|COOKIE|PRIVATE)(_|$)", re.IGNORECASE
 )
@@ -19,11 +25,11 @@ _SECRET_VALUE = re.compile(
 )
 _REFERENCE = re.compile(r"^\{\{\s*RUNPOD_SECRET_[\w-]+\s*\}\}$")
 _NOT_SECRET = frozenset({"EMPTY"})
-_OPEN_PREFIXES = ("SERVE_", "WORKER_", "RUNPOD_INIT_", "PORT", "HEALTH_CHECK_PATH", "HF_HUB_")
+_OPEN_PREFIXES = ("SERVE_", "WORKER_", "RUNPOD_INIT_", "PORT", "HEALTH_CHECK_PATH", "HF_", "VLLM_", "NCCL_")
 
 
 def looks_secret(name: str, value: str) -> bool:
-    """Tell whether an environment variable must not be shown. A reference to a RunPod secret may."""
+    """Whether an environment variable must not be shown. A reference to a RunPod secret may."""
     if _REFERENCE.match(value):
         return False
     return bool(_SECRET_NAME.search(name) or _SECRET_VALUE.search(value))
@@ -42,7 +48,7 @@ def secret_values(env: Mapping[str, str]) -> tuple[str, ...]:
 
 
 class Redactor:
-    """Strike known secrets out of text. Learns more of them as they are met (an endpoint's environment, say)."""
+    """What strikes known secrets out of text. Learns more of them as they are met (an endpoint's environment, say)."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._secrets: set[str] = set()
@@ -53,10 +59,8 @@ class Redactor:
         self._secrets.update(value for value in secrets if len(value) >= 4 and value not in _NOT_SECRET)
 
     def __call__(self, text: str) -> str:
-        """Return `text` without any known secret."""
-        for secret in sorted(self._secrets, key=len, reverse=True):
-            text = text.replace(secret, MASK)
-        return text
+        """Return `text` without any known secret, and without what looks like one."""
+        return mask(text, self._secrets)
 
     def __repr__(self) -> str:
         return f"Redactor({len(self._secrets)} secrets)"

@@ -5,20 +5,26 @@ A pool mixes cards, and a worker may land on any of them, so each pool is planne
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from serving.errors import ConfigurationError, DoesNotFit
 from serving.hardware.parse import parse_gpus
 from serving.planning.plan import make_plan
+from serving.planning.precision import ORDER
 from serving.units import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from deployment.answers import GpuType
     from serving.hardware.gpu import Hardware
     from serving.model.facts import ModelFacts
     from serving.planning.plan import Plan, Wishes
+
+MOST_POOLS = 3  # what RunPod takes
+STOCK = ("NONE", "LOW", "MEDIUM", "HIGH")
 
 # The assumptions behind the two estimates. They are for comparing pools, not for a bill.
 AT_ONCE = 16
@@ -34,7 +40,7 @@ ASSUMPTIONS = (
 
 @dataclass(frozen=True)
 class Card:
-    """Name a GPU type as RunPod does, which is how the driver names it.
+    """A GPU type, named as RunPod does, which is how the driver names it.
 
     `bandwidth` is its memory's, in GB/s, from the maker's data sheet; `described` stands in for a name that the
     planner does not know; `availability` is HIGH, MEDIUM, LOW, NONE, or None if it was not asked for.
@@ -52,7 +58,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Pool:
-    """Hold a pool and its price: USD per hour for each GPU, flex workers; None where none is published."""
+    """A pool and its price: USD per hour for each GPU, flex workers; None where none is published."""
 
     id: str
     price: float | None
@@ -69,7 +75,7 @@ class Pool:
 
     @property
     def available(self) -> bool:
-        """Tell whether any card may be had now; unknown counts as yes."""
+        """Whether any card may be had now; unknown counts as yes."""
         return any(card.availability != "NONE" for card in self.cards)
 
 
@@ -134,17 +140,18 @@ POOLS = (
 
 @dataclass(frozen=True)
 class Offer:
-    """Say what one pool would run, and what that would cost. `plan` may not fit; its reason says why."""
+    """What one pool would run, and what that would cost. `plan` may not fit; its reason says why."""
 
     pool: Pool
     card: Card
     count: int
     model: ModelFacts
+    wishes: Wishes
     plan: Plan
 
     @property
     def fits(self) -> bool:
-        """Tell whether the model fits the pool's smallest card."""
+        """Whether the model fits the pool's smallest card."""
         return bool(self.plan.fits)
 
     @property
@@ -186,34 +193,45 @@ def weight_gb(plan: Plan) -> float:
     return float(plan.memory_gib["weights"]) * int(plan.tensor_parallel_size or 1) * GIB / 1e9
 
 
-def live_pools(gpu_types: Sequence[dict[str, Any]]) -> tuple[Pool, ...]:
-    """Return the catalogue's pools, with live prices and availability. Shipped facts fill what it does not say."""
+def live_pools(gpu_types: Sequence[GpuType], centers: Sequence[str] = ()) -> tuple[Pool, ...]:
+    """Return the catalogue's pools, with live prices and what is in stock, in `centers` if any are named.
+
+    Shipped facts fill what the catalogue does not say.
+    """
     known = {card.id: card for pool in POOLS for card in pool.cards}
     kin = {pool.id: pool.cards[0] for pool in POOLS}
     cards: dict[str, list[Card]] = {}
     prices: dict[str, float] = {}
     for gpu in gpu_types:
-        pool = gpu.get("pool")
-        card = known.get(gpu["id"]) or _stranger(gpu, kin.get(str(pool)))
+        pool = gpu.pool
+        card = known.get(gpu.id) or _stranger(gpu, kin.get(str(pool)))
         if not pool or card is None:
             continue  # not for serverless, or of a kind that cannot be planned for
-        cards.setdefault(pool, []).append(replace(card, availability=gpu.get("availability")))
-        price = gpu.get("price", {}).get("serverless")
-        if price is not None:
-            prices[pool] = max(float(price), prices.get(pool, 0.0))
+        cards.setdefault(pool, []).append(replace(card, availability=_stock(gpu, centers)))
+        if gpu.price.serverless is not None and 0 <= gpu.price.serverless < math.inf:
+            prices[pool] = max(gpu.price.serverless, prices.get(pool, 0.0))
     shipped = {pool.id: pool.price for pool in POOLS}
     return tuple(Pool(pool, prices.get(pool, shipped.get(pool)), tuple(members)) for pool, members in cards.items())
 
 
-def _stranger(gpu: dict[str, Any], kin: Card | None) -> Card | None:
+def _stock(gpu: GpuType, centers: Sequence[str]) -> str | None:
+    """Return what is in stock of a GPU type where workers may run: the best of these places."""
+    if not centers or not gpu.data_centers:
+        return gpu.availability
+    here = [place.availability for place in gpu.data_centers if place.id in centers]
+    # A place that is not listed has none.
+    return max(here, key=lambda level: STOCK.index(level) if level in STOCK else 0, default="NONE")
+
+
+def _stranger(gpu: GpuType, kin: Card | None) -> Card | None:
     """Describe a card that is new in a pool by its memory and the generation of the pool's other cards."""
-    if kin is None:
+    if kin is None or not 1 <= gpu.memory <= 10_000:
         return None
     capability = kin.hardware(1).gpus[0].compute_capability
     if capability is None:
         return None
-    gib = float(gpu["memory"]) * 1e9 / GIB  # a little less than the figure on the box, as a program sees it
-    return Card(gpu["id"], kin.bandwidth, described=f"{gib:.1f}GiB sm{capability[0]}{capability[1]}")
+    gib = gpu.memory * 1e9 / GIB  # a little less than the figure on the box, as a program sees it
+    return Card(gpu.id, kin.bandwidth, described=f"{gib:.1f}GiB sm{capability[0]}{capability[1]}")
 
 
 def offers(pools: Sequence[Pool], model: ModelFacts, wishes: Wishes, count: int) -> list[Offer]:
@@ -221,47 +239,82 @@ def offers(pools: Sequence[Pool], model: ModelFacts, wishes: Wishes, count: int)
     planned = []
     for pool in pools:
         card = pool.smallest(count)
-        planned.append(Offer(pool, card, count, model, make_plan(model, card.hardware(count), wishes)))
+        planned.append(Offer(pool, card, count, model, wishes, make_plan(model, card.hardware(count), wishes)))
     return sorted(planned, key=lambda offer: (offer.hourly is None, offer.hourly or 0.0, offer.pool.id))
 
 
-def choose(offered: Sequence[Offer], wanted: Sequence[str] | None, live: Sequence[str] = ()) -> tuple[Offer, ...]:
-    """Return the offers to deploy on.
+def choose(offered: Sequence[Offer], named: Sequence[str] | None, live: Sequence[str] = ()) -> tuple[Offer, ...]:
+    """Return the offers to deploy on, all of one checkpoint: RunPod puts a worker on the first that has room.
 
-    `wanted` are the pools that were asked for; None is "auto": the cheapest that fits and can be had. A live endpoint
-    (`live` names its pools) keeps them while they fit, so that a price that moved does not move the endpoint.
+    `named` are the pools that were asked for; None is "auto": the cheapest that fits and can be had, and up to two more
+    that can take over with the same checkpoint. A live endpoint (`live` names its pools) keeps them while they fit, so
+    that a price that moved does not move the endpoint.
     Raises ConfigurationError for a name that is no pool, DoesNotFit for one that is too small.
     """
-    if wanted is not None:
-        return tuple(_named(offered, wanted))
+    if named is not None:
+        return tuple(_named(offered, named))
     kept = [offer for offer in offered if offer.pool.id in live]
-    if kept and len(kept) == len(live) and all(offer.fits for offer in kept):
-        return tuple(kept)
+    if kept and len(kept) == len(live) and (alike := _in_common(kept)):
+        return tuple(alike)
     fitting = [offer for offer in offered if offer.fits]
     # The sort is stable: cheapest first, among those with a price that can be had now.
     fitting.sort(key=lambda offer: (offer.hourly is None, not offer.pool.available))
     if not fitting:
         nearest = offered[-1].plan.reason if offered else "the catalogue lists no NVIDIA pool"
         raise DoesNotFit(f"No GPU pool fits with {_gpus(offered)} per worker: {nearest}")
-    return (fitting[0],)
+    first, *others = fitting
+    spare = [offer for offer in others if offer.hourly is not None and offer.pool.available]
+    return tuple(_alike([first, *spare], first.plan.precision)[:MOST_POOLS])
 
 
-def _named(offered: Sequence[Offer], wanted: Sequence[str]) -> list[Offer]:
+def _alike(candidates: Sequence[Offer], precision: Any) -> list[Offer]:
+    """Return those of the offers that fit in a precision, planned for it: they run the same checkpoint."""
+    planned = []
+    for offer in candidates:
+        wishes = replace(offer.wishes, precision=precision)
+        plan = make_plan(offer.model, offer.card.hardware(offer.count), wishes)
+        if plan.fits:
+            planned.append(replace(offer, plan=plan))
+    return planned
+
+
+def _in_common(candidates: Sequence[Offer]) -> list[Offer]:
+    """Return the offers in the best precision that fits them all; none if there is none, or if one does not fit."""
+    if not all(offer.fits for offer in candidates):
+        return []
+    for precision in sorted({str(offer.plan.precision) for offer in candidates}, key=_rank):
+        alike = _alike(candidates, precision)
+        if len(alike) == len(candidates):
+            return alike
+    return []
+
+
+def _rank(precision: str) -> int:
+    return ORDER.index(precision) if precision in ORDER else len(ORDER)
+
+
+def _named(offered: Sequence[Offer], named: Sequence[str]) -> list[Offer]:
     by_id = {offer.pool.id: offer for offer in offered}
-    unknown = [pool for pool in wanted if pool not in by_id]
+    unknown = [pool for pool in named if pool not in by_id]
     if unknown:
         raise ConfigurationError(
-            f"DEPLOY_GPU_POOLS={','.join(wanted)!r} is not allowed: {unknown[0]} is no pool; "
+            f"DEPLOY_GPU_POOLS={','.join(named)!r} is not allowed: {unknown[0]} is no pool; "
             f"there are {', '.join(by_id)}, and auto."
         )
-    chosen = [by_id[pool] for pool in dict.fromkeys(wanted)]
+    chosen = [by_id[pool] for pool in dict.fromkeys(named)]
     small = next((offer for offer in chosen if not offer.fits), None)
     if small is not None:
         raise DoesNotFit(
-            f"DEPLOY_GPU_POOLS={','.join(wanted)!r} does not fit: {small.pool.id} may give {small.count}x "
+            f"DEPLOY_GPU_POOLS={','.join(named)!r} does not fit: {small.pool.id} may give {small.count}x "
             f"{small.card.id}. {small.plan.reason}"
         )
-    return chosen
+    alike = _in_common(chosen)
+    if not alike:
+        raise DoesNotFit(
+            f"DEPLOY_GPU_POOLS={','.join(named)!r} does not fit: all workers must answer with one checkpoint, and none "
+            "fits on all of these pools: name fewer."
+        )
+    return alike
 
 
 def _gpus(offered: Sequence[Offer]) -> str:

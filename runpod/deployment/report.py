@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from deployment.settings import DeploySettings
     from deployment.spec import Change
-    from deployment.terminal import Screen
+    from deployment.terminal import Terminal
 
 Json = dict[str, Any]
 
@@ -19,13 +19,14 @@ VOLUME_USD_PER_GB_MONTH = 0.07  # below 1 TB; https://docs.runpod.io/serverless/
 
 
 def show_offers(
-    screen: Screen, offered: Sequence[Offer], chosen: Sequence[Offer], *, prices: str, cached: bool
+    terminal: Terminal, offered: Sequence[Offer], chosen: Sequence[Offer], *, prices: str, cached: bool
 ) -> None:
     """Show the pools that fit, cheapest first, and name those that do not."""
-    fitting = [offer for offer in offered if offer.fits]
+    planned = {offer.pool.id: offer for offer in chosen}
+    fitting = [planned.get(offer.pool.id, offer) for offer in offered if offer.fits]
     rows = [
         (
-            "→" if offer in chosen else "",
+            "→" if offer.pool.id in planned else "",
             offer.pool.id,
             f"{offer.count}x {offer.card.id.removeprefix('NVIDIA ')}",
             str(offer.plan.precision),
@@ -50,22 +51,22 @@ def show_offers(
         ">$/cold start",
         "stock",
     )
-    screen.table(f"GPU pools that fit, cheapest first ({prices})", columns, rows)
+    terminal.table(f"GPU pools that fit, cheapest first ({prices})", columns, rows)
     small = [f"{offer.pool.id} ({offer.card.id.removeprefix('NVIDIA ')})" for offer in offered if not offer.fits]
     if small:
-        screen.say(f"Too small: {', '.join(small)}.", "dim")
-    screen.say(ASSUMPTIONS, "dim")
+        terminal.say(f"Too small: {', '.join(small)}.", "dim")
+    terminal.say(ASSUMPTIONS, "dim")
 
 
-def show_changes(screen: Screen, changes: Sequence[Change], *, create: bool, name: str) -> None:
+def show_changes(terminal: Terminal, changes: Sequence[Change], *, create: bool, name: str) -> None:
     """Show what a run of `up` would change."""
     if not changes:
-        screen.say(f"Endpoint {name} is as it should be: nothing to change.")
+        terminal.say(f"Endpoint {name} is as it should be: nothing to change.")
     elif create:
-        screen.table(f"Create endpoint {name}", ("field", "value"), [(item.field, item.new) for item in changes])
+        terminal.table(f"Create endpoint {name}", ("field", "value"), [(item.field, item.new) for item in changes])
     else:
         rows = [(item.field, item.old or "not set", item.new or "not set") for item in changes]
-        screen.table(f"Change endpoint {name}", ("field", "now", "then"), rows)
+        terminal.table(f"Change endpoint {name}", ("field", "now", "then"), rows)
 
 
 def bound(deploy: DeploySettings, chosen: Sequence[Offer]) -> float | None:
@@ -76,26 +77,40 @@ def bound(deploy: DeploySettings, chosen: Sequence[Offer]) -> float | None:
     return deploy.workers_max * max(price for price in prices if price is not None)
 
 
-def show_bound(screen: Screen, deploy: DeploySettings, chosen: Sequence[Offer]) -> None:
+def idle_cost(deploy: DeploySettings, chosen: Sequence[Offer]) -> float | None:
+    """Return what a worker costs, in USD, while it waits for more work before it stops, on the dearest pool."""
+    most = bound(deploy, chosen)
+    return None if most is None or not deploy.idle_applies else most / deploy.workers_max / 3600 * deploy.idle_timeout
+
+
+def show_bound(terminal: Terminal, deploy: DeploySettings, chosen: Sequence[Offer]) -> None:
     """Show the upper bound on spend, and what it costs when idle."""
     most = bound(deploy, chosen)
     if most is None:
-        screen.warn(f"no price is known for {chosen[0].pool.id}: look it up before going on.")
+        terminal.warn(f"no price is known for {chosen[0].pool.id}: look it up before going on.")
         return
     price = most / deploy.workers_max
     idle = f"{usd(price * deploy.workers_min)}/h when idle" if deploy.workers_min else "nothing when idle"
-    screen.say(
+    terminal.say(
         f"At most {usd(most)}/h ({deploy.workers_max} workers x {deploy.gpu_count} GPU x "
         f"{usd(price / deploy.gpu_count)}), {idle}.",
         "bold",
     )
+    waiting = idle_cost(deploy, chosen)
+    if waiting is not None:
+        terminal.say(
+            f"Between its last request and its stop a worker waits {duration(deploy.idle_timeout)} "
+            f"(DEPLOY_IDLE_TIMEOUT), which is billed like work: {usd(round(waiting, 4))} each time."
+        )
 
 
-def offer_json(offer: Offer, *, chosen: bool, cached: bool) -> Json:
-    """Return one pool of the table for machines."""
+def offer_json(offer: Offer, chosen: Sequence[Offer], *, cached: bool) -> Json:
+    """Return one pool of the table for machines, as it is planned where it is chosen."""
+    planned = next((item for item in chosen if item.pool.id == offer.pool.id), None)
+    offer = planned or offer
     return {
         "pool": offer.pool.id,
-        "chosen": chosen,
+        "chosen": planned is not None,
         "fits": offer.fits,
         "reason": None if offer.fits else offer.plan.reason,
         "gpu": offer.card.id,
@@ -109,6 +124,7 @@ def offer_json(offer: Offer, *, chosen: bool, cached: bool) -> Json:
         "usd_per_million_tokens": offer.per_million_tokens,
         "cold_start_seconds": offer.cold_start_s(cached=cached),
         "usd_per_cold_start": offer.cold_start(cached=cached),
+        "available": offer.pool.available,
     }
 
 
@@ -117,9 +133,9 @@ def changes_json(changes: Sequence[Change]) -> list[Json]:
     return [{"field": item.field, "old": item.old, "new": item.new} for item in changes]
 
 
-def show_status(screen: Screen, status: Json) -> None:
+def show_status(terminal: Terminal, status: Json) -> None:
     """Show one endpoint on one screen. `status` is what `endpoint_status.read` returns."""
-    screen.say(f"{status['name']}  {status['id']}  {status['type'].lower()}  {status['base_url'] or ''}", "bold")
+    terminal.say(f"{status['name']}  {status['id']}  {status['type'].lower()}  {status['base_url'] or ''}", "bold")
     release = status["release"]
     version = (
         "unknown" if release["version"] is None else f"{release['version']} of {release['created_at'] or 'unknown'}"
@@ -137,9 +153,10 @@ def show_status(screen: Screen, status: Json) -> None:
         ("cost so far", "unknown" if status["cost_usd"] is None else _about(status["cost_usd"])),
     ]
     rows += [("last error", error) for error in status["errors"]]
-    screen.table("", ("", ""), rows)
+    rows += [("hint", status["hint"])] if status["hint"] else []
+    terminal.table("", ("", ""), rows)
     if workers["list"]:
-        screen.table(
+        terminal.table(
             "Workers",
             ("worker", "state", "GPU", "data centre", ">up", "release"),
             [

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, SecretStr, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from client.settings import DEFAULT_MODEL
@@ -25,9 +25,14 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "DEPLOY_"
 WORKER_PREFIXES = ("SERVE_", "WORKER_")
-# These say where things are on this machine and would be wrong on another.
+# Variables of the engine and its libraries, which travel if .env sets them: a shell's own may mean this machine.
+ENGINE_PREFIXES = ("VLLM_", "HF_", "NCCL_")
+# These say where things are on this machine and would be wrong on another, or are said by a setting.
 LOCAL_VARIABLES = frozenset(
     {"SERVE_ENGINE", "SERVE_GPUS", "SERVE_HOST", "SERVE_PORT", "SERVE_LOG_FILE", "SERVE_CACHE_DIR"}
+    | {"HF_HOME", "HF_HUB_CACHE", "HF_ASSETS_CACHE", "HF_XET_CACHE", "HF_TOKEN_PATH", "HF_HUB_OFFLINE", "HF_TOKEN"}
+    | {"VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT", "VLLM_ASSETS_CACHE", "VLLM_API_KEY", "VLLM_CPU_KVCACHE_SPACE"}
+    | {"VLLM_TARGET_DEVICE", "VLLM_CPU_OMP_THREADS_BIND"}
 )
 
 
@@ -53,17 +58,33 @@ Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
 PoolWords = Annotated[tuple[str, ...] | Literal["auto"], NoDecode, BeforeValidator(_words_or_auto)]
 
 
+def _sendable_key(key: SecretStr) -> SecretStr:
+    value = key.get_secret_value()
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError("not sendable")
+    return key
+
+
+Key = Annotated[SecretStr, AfterValidator(_sendable_key)]
+
+
 class DeploySettings(Variables):
-    """Say what the endpoint on RunPod should be. `None` and "auto" mean: let the plan choose."""
+    """What the endpoint on RunPod should be. `None` and "auto" mean: let the plan choose."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX)
     error = ConfigurationError
 
-    api_key: SecretStr | None = setting(
+    api_key: Key | None = setting(
         None,
-        "a key of your RunPod account",
+        "a key of your RunPod account, printable ASCII without spaces",
         "key of your RunPod account; `plan` works without it",
         validation_alias="RUNPOD_API_KEY",
+    )
+    client_key: Key | None = setting(
+        None,
+        "a key of your RunPod account, printable ASCII without spaces",
+        "the key that `.env.runpod` gives to your application: one that is restricted to this endpoint; unset: "
+        "`RUNPOD_API_KEY`, which may change the whole account",
     )
     api_url: str = setting(
         "https://api.runpod.io/v2",
@@ -92,7 +113,7 @@ class DeploySettings(Variables):
     gpu_pools: PoolWords = setting(
         "auto",
         "auto or names of GPU pools, comma-separated",
-        "GPU pools, comma-separated; `auto`: the cheapest that fits",
+        "GPU pools, comma-separated, in order of preference; `auto`: up to three that fit, cheapest first",
         min_length=1,
     )
     gpu_count: int = setting(1, "a number of GPUs, 1 or more", "GPUs per worker", ge=1)
@@ -183,18 +204,26 @@ class DeploySettings(Variables):
 
     @property
     def scales_by_requests(self) -> bool:
-        """Tell whether workers are added by the number of requests (else by the queue's delay)."""
+        """Whether workers are added by the number of requests (else by the queue's delay)."""
         return self.scaler == "request-count" or self.mode == "load-balancer"
+
+    @property
+    def idle_applies(self) -> bool:
+        """Whether RunPod takes an idle timeout: not for a queue that scales by requests."""
+        return self.mode == "load-balancer" or not self.scales_by_requests
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Hold everything that was configured: the endpoint, the server in it, and what travels to the worker."""
+class DeployConfig:
+    """Everything that was configured: the endpoint, the server in it, and what the worker is told.
+
+    `worker_variables` are `SERVE_*` and `WORKER_*` as they were set, and the engine's variables of the env file, less
+    what belongs to this machine.
+    """
 
     deploy: DeploySettings
     serve: ServeSettings
-    travelling: dict[str, str]
-    """`SERVE_*` and `WORKER_*` as they were set, less what belongs to this machine."""
+    worker_variables: dict[str, str]
 
     @property
     def model(self) -> str:
@@ -208,11 +237,12 @@ class Wanted:
 
     def secrets(self) -> tuple[str, ...]:
         """Return every value that must never be shown."""
-        fields = (self.deploy.api_key, self.serve.api_key, self.serve.llm_api_key, self.serve.hf_token)
+        deploy, serve = self.deploy, self.serve
+        fields = (deploy.api_key, deploy.client_key, serve.api_key, serve.llm_api_key, serve.hf_token)
         return tuple(field.get_secret_value() for field in fields if field is not None)
 
 
-def load(env_file: str | Path = ".env") -> Wanted:
+def load(env_file: str | Path = ".env") -> DeployConfig:
     """Read the environment and `env_file` (which the environment wins over).
 
     Raises ConfigurationError with one sentence that names the variable, its value and what is allowed.
@@ -220,21 +250,28 @@ def load(env_file: str | Path = ".env") -> Wanted:
     serve = ServeSettings.load(env_file)
     deploy = DeploySettings.load(env_file)
     WorkerSettings.load(env_file)  # a mistake shows here, and not in a container's log
+    file = {name.upper() for name in read_env_file(env_file)}
     given = {name.upper(): value for name, value in {**read_env_file(env_file), **os.environ}.items() if value}
-    travelling = {
+    worker_variables = {
         name: value
         for name, value in sorted(given.items())
-        if name.startswith(WORKER_PREFIXES) and name not in LOCAL_VARIABLES
+        if (name.startswith(WORKER_PREFIXES) or (name.startswith(ENGINE_PREFIXES) and name in file))
+        and name not in LOCAL_VARIABLES
     }
     if serve.model and Path(serve.model).expanduser().is_dir():
         raise ConfigurationError(
             f"SERVE_MODEL={serve.model!r} is a folder of this machine, which a worker cannot reach: "
             "it must be a model's name on Hugging Face."
         )
-    return Wanted(deploy, serve, travelling)
+    return DeployConfig(deploy, serve, worker_variables)
 
 
 def _sendable(url: str) -> bool:
-    parts = urlsplit(url)
-    host = parts.hostname or ""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        return False
+    if not url.isascii() or not url.isprintable() or " " in url:
+        return False
     return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host)))

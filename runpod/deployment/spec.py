@@ -6,14 +6,16 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from deployment.masking import MASK, looks_secret, shown
+from deployment import fields
+from deployment.masking import MASK, shown
+from deployment.settings import ENGINE_PREFIXES
 from serving.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from deployment.pools import Offer
-    from deployment.settings import DeploySettings, Wanted
+    from deployment.settings import DeployConfig, DeploySettings
 
 Json = dict[str, Any]
 
@@ -27,23 +29,17 @@ ROOM_GB = 20  # image layers' writable part, compile cache, logs
 CUDA = "13.0"  # what the pinned vLLM image is built for; an older host could not run it
 REFERENCE = "{{{{ RUNPOD_SECRET_{} }}}}"
 
-# What the API reports for a field that was never set; an answer may leave such fields out.
-_UNSET: Json = {
-    "env": {}, "ports": [], "registry": None, "dataCenterIds": [], "networkVolumes": [],
-    "disk": None, "image": None, "flashboot": "OFF", "timeout": None, "type": "QUEUE",
-}  # fmt: skip
 
-
-def worker_env(wanted: Wanted, offer: Offer) -> dict[str, str]:
+def worker_env(config: DeployConfig, offer: Offer) -> dict[str, str]:
     """Return the worker's environment: what was set, and what must be settled so that every worker is the same.
 
     The names are sent out even when they were not set, so that server and clients cannot disagree. So is the
     precision, since a larger card of the pool would otherwise plan, and answer with, another checkpoint.
     """
-    deploy, serve = wanted.deploy, wanted.serve
-    env = dict(wanted.travelling)
-    env["SERVE_MODEL"] = wanted.model
-    env["SERVE_SERVED_MODEL_NAME"] = wanted.served_name
+    deploy, serve = config.deploy, config.serve
+    env = dict(config.worker_variables)
+    env["SERVE_MODEL"] = config.model
+    env["SERVE_SERVED_MODEL_NAME"] = config.served_name
     if serve.precision == "auto" and len(offer.model.checkpoints) > 1:
         env["SERVE_PRECISION"] = str(offer.plan.precision)
     env["WORKER_MODE"] = deploy.mode
@@ -59,25 +55,31 @@ def worker_env(wanted: Wanted, offer: Offer) -> dict[str, str]:
     return dict(sorted(env.items()))
 
 
-def desired(wanted: Wanted, offers: Sequence[Offer]) -> Json:
+def console_env(stored: Mapping[str, str], env: Mapping[str, str]) -> dict[str, str]:
+    """Return the engine's variables that are stored and not in `env`: somebody set them in RunPod's console."""
+    return {name: value for name, value in stored.items() if name.startswith(ENGINE_PREFIXES) and name not in env}
+
+
+def desired(config: DeployConfig, offers: Sequence[Offer], kept: Mapping[str, str] | None = None) -> Json:
     """Return the body that creates the endpoint: every field whose default is a trap is in it.
 
-    Left out are those that the API refuses in combination: the idle timeout of a queue that scales by requests.
+    Left out are those that the API refuses in combination: the idle timeout of a queue that scales by requests. `kept`
+    are variables that stay as they are.
     """
-    deploy = wanted.deploy
+    deploy = config.deploy
     if deploy.image is None:
         raise ConfigurationError(
             "DEPLOY_IMAGE is not set: it must be the worker's image, as `make push` pushed it, with a tag or digest."
         )
     workers = {"min": deploy.workers_min, "max": deploy.workers_max}
-    if deploy.mode == "load-balancer" or not deploy.scales_by_requests:
+    if deploy.idle_applies:
         workers["idleTimeout"] = deploy.idle_timeout
     body: Json = {
         "name": deploy.name,
         "type": TYPES[deploy.mode],
         "image": deploy.image,
         "disk": disk_gb(deploy, offers),
-        "env": worker_env(wanted, offers[0]),
+        "env": dict(sorted({**(kept or {}), **worker_env(config, offers[0])}.items())),
         "gpu": {"pools": [offer.pool.id for offer in offers], "count": deploy.gpu_count, "minCudaVersion": CUDA},
         "workers": workers,
         "scaling": scaling(deploy, offers),
@@ -108,86 +110,70 @@ def scaling(deploy: DeploySettings, offers: Sequence[Offer]) -> Json:
 def disk_gb(deploy: DeploySettings, offers: Sequence[Offer]) -> int:
     """Return the container disk in GB: room to work, and for weights that do not lie elsewhere.
 
-    For the model's largest checkpoint, whichever is planned, so that a changed wish does not change the disk too.
+    For the model's largest checkpoint, whichever is planned, so that a changed setting does not change the disk too.
+    A network volume does not count as elsewhere: where the worker's user may not write to it, which nobody can tell
+    from here, the weights go to the disk.
     """
     if deploy.disk_gb != "auto":
         return deploy.disk_gb
-    elsewhere = deploy.cached_model or bool(deploy.network_volume)
-    weights = 0.0 if elsewhere else max(item.weight_bytes for item in offers[0].model.checkpoints) / 1e9 * 1.2
-    return math.ceil((weights + ROOM_GB) / 10) * 10
+    weights = max(item.weight_bytes for item in offers[0].model.checkpoints) / 1e9 * 1.2
+    return math.ceil(((0.0 if deploy.cached_model else weights) + ROOM_GB) / 10) * 10
 
 
 @dataclass(frozen=True)
 class Change:
-    """Hold one difference, ready to be shown: secrets are masked in `old` and `new`."""
+    """One difference, ready to be shown: secrets are masked in `old` and `new`."""
 
     field: str
     old: str
     new: str
 
 
-def compare(wish: Json, live: Json | None) -> list[Change]:
+def compare(desired: Json, live: Json | None) -> list[Change]:
     """Return what differs, field by field, the environment name by name. `live` is None where there is nothing yet."""
+    if live is None:
+        return [change for path, new in fields.leaves(desired).items() for change in _created(path, new)]
+    stored = fields.leaves(live)
     changes: list[Change] = []
-    for field, new in _leaves(wish).items():
-        old = _leaves(live).get(field, _UNSET.get(field)) if live is not None else None
-        if live is not None and _same(field, old, new):
+    for path, new in fields.leaves(desired).items():
+        old = stored.get(path, fields.unset(path))
+        if _same(path, old, new):
             continue
-        if field == "env":
-            changes += _env_changes(old or {}, new)
-        else:
-            changes.append(Change(field, "" if live is None else _text(old, field), _text(new, field)))
-    if live is not None:
-        changes += _left_over(wish, live)
+        changes += _env_changes(old, new) if path == "env" else [Change(path, _text(old, path), _text(new, path))]
+    # What the live endpoint has and `desired` leaves out on purpose, where it would matter.
+    changes += [
+        Change(path, _text(stored[path]), "none")
+        for path in ("gpu.excludedTypes", "registry", "ports")
+        if stored.get(path) and path not in fields.leaves(desired)
+    ]
     return changes
 
 
-def patch(wish: Json, live: Json) -> Json:
-    """Return the body that makes `live` what `wish` says: each changed field, whole, and no other.
+def patch(desired: Json, live: Json) -> Json:
+    """Return the body that makes `live` what `desired` says: each changed field, whole, and no other.
 
     Whole, since a PATCH replaces `env`, `scaling` and the selection of pools anyway (UpdateEndpointRequest).
     Raises ConfigurationError for the one thing that cannot be changed.
     """
-    changed = {change.field.split(".")[0] for change in compare(wish, live)}
+    changed = {change.field.split(".")[0] for change in compare(desired, live)}
     if "type" in changed:
         raise ConfigurationError(
-            f"DEPLOY_MODE cannot change on a live endpoint ({live.get('type')} to {wish['type']}): "
+            f"DEPLOY_MODE cannot change on a live endpoint ({live.get('type')} to {desired['type']}): "
             "run `make undeploy` first, or set another DEPLOY_NAME."
         )
-    return {field: wish.get(field, _UNSET.get(field)) for field in sorted(changed)}
+    return {name: desired.get(name, fields.unset(name)) for name in sorted(changed)}
 
 
-def _leaves(body: Json) -> Json:
-    """Return the fields that are compared one by one, by dotted path; lists and the environment stay whole."""
-    flat: Json = {}
-    for field, value in body.items():
-        if isinstance(value, dict) and field != "env":
-            flat |= {f"{field}.{name}": item for name, item in value.items()}
-        else:
-            flat[field] = value
-    return flat
+def _created(path: str, new: Any) -> list[Change]:
+    return _env_changes({}, new) if path == "env" else [Change(path, "", _text(new, path))]
 
 
-def _same(field: str, old: object, new: object) -> bool:
-    if field == "name":
+def _same(path: str, old: object, new: object) -> bool:
+    if path == "name":
         return str(old).removesuffix("-fb").strip() == new or old == new
     if isinstance(old, list) and isinstance(new, list):
         return sorted(map(str, old)) == sorted(map(str, new))
     return old == new
-
-
-def _left_over(wish: Json, live: Json) -> list[Change]:
-    """Return what the live endpoint has and the wish leaves out on purpose, where it would matter."""
-    gpu = live.get("gpu") or {}
-    changes = []
-    if gpu.get("excludedTypes") and "excludedTypes" not in wish["gpu"]:
-        changes.append(Change("gpu.excludedTypes", _text(gpu["excludedTypes"]), "none"))
-    changes += [
-        Change(field, _text(live[field]), "none")
-        for field in ("registry", "ports")
-        if live.get(field) and field not in wish
-    ]
-    return changes
 
 
 def _env_changes(old: dict[str, str], new: dict[str, str]) -> list[Change]:
@@ -203,15 +189,9 @@ def _env_changes(old: dict[str, str], new: dict[str, str]) -> list[Change]:
     return changes
 
 
-def _text(value: object, field: str = "") -> str:
+def _text(value: object, path: str = "") -> str:
     if value is None:
         return ""
     if isinstance(value, list):
-        return ", ".join(map(str, value)) or ("any" if field == "dataCenterIds" else "none")
+        return ", ".join(map(str, value)) or ("any" if path == "dataCenterIds" else "none")
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def masked(body: Json) -> Json:
-    """Return a body as it may be shown or written as JSON."""
-    env = {name: MASK if looks_secret(name, value) else shown(name, value) for name, value in body["env"].items()}
-    return {**body, "env": env}

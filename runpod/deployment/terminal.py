@@ -1,4 +1,4 @@
-"""The terminal: every word passes the redactor; people read it, or, with `--json`, a program does."""
+"""The terminal: every word passes the redactor and loses what a terminal obeys; people read it, or a program does."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from client.terminal import sanitize, sanitize_line
 from deployment.errors import Declined
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 WIDTH_WITHOUT_TERMINAL = 132
 
 
-class Screen:
-    """Print for a person; with `as_json` people's lines go to stderr and `result` alone to stdout."""
+class Terminal:
+    """What prints for a person; with `as_json` people's lines go to stderr and `result` alone to stdout."""
 
     def __init__(self, redact: Redactor, *, as_json: bool = False, yes: bool = False) -> None:
         """`yes` answers every question, as `--yes` does."""
@@ -36,9 +37,13 @@ class Screen:
         self._console = Console(file=file, width=width, highlight=False, markup=False, soft_wrap=False)
         self._status: Status | None = None
 
+    def clean(self, text: str) -> str:
+        """Return a text without secrets, and without anything that a terminal obeys."""
+        return self.redact(sanitize(text))  # in this order: a key must not hide behind a control character
+
     def say(self, text: str = "", style: str = "") -> None:
         """Print a line."""
-        self._console.print(Text(self.redact(text), style=style), soft_wrap=True)
+        self._console.print(Text(self.clean(text), style=style), soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Print a line that should be noticed."""
@@ -52,22 +57,22 @@ class Screen:
         for column in columns:
             table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
         for row in rows:
-            table.add_row(*(Text(self.redact(cell)) for cell in row))
+            table.add_row(*(Text(sanitize_line(self.clean(cell))) for cell in row))
         self._console.print(table)
 
     def result(self, value: Any) -> None:
         """Print the machine's answer as one line of JSON; nothing without `--json`."""
         if self.as_json:
-            sys.stdout.write(json.dumps(self._clean(value), ensure_ascii=False) + "\n")
+            sys.stdout.write(json.dumps(self._redacted(value)) + "\n")  # ASCII, so that a terminal obeys none of it
             sys.stdout.flush()
 
-    def _clean(self, value: Any) -> Any:
+    def _redacted(self, value: Any) -> Any:
         if isinstance(value, str):
             return self.redact(value)
         if isinstance(value, dict):
-            return {key: self._clean(item) for key, item in value.items()}
+            return {key: self._redacted(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
-            return [self._clean(item) for item in value]
+            return [self._redacted(item) for item in value]
         return value
 
     def ask(self, question: str) -> None:
@@ -76,7 +81,7 @@ class Screen:
             return
         if not sys.stdin.isatty():
             raise Declined(f"{question} Nobody is at the keyboard to say so: add --yes (make: ARGS=--yes).")
-        self._console.print(Text(self.redact(f"{question} [y/N] "), style="bold"), end="")
+        self._console.print(Text(self.clean(f"{question} [y/N] "), style="bold"), end="")
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise Declined("Nothing was changed.")
 
@@ -95,7 +100,7 @@ class Screen:
     def step(self, text: str, *, new: bool) -> None:
         """Show how far a long wait is; without a terminal, or when it is `new`, as a line of its own."""
         if self._status is not None:
-            self._status.update(Text(self.redact(text)))
+            self._status.update(Text(self.clean(text)))
         elif new:
             self.say(text)
 

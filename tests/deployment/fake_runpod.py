@@ -1,4 +1,4 @@
-"""A stand-in for RunPod on a loopback port, made from the API's own description.
+"""A stand-in for RunPod on a loopback port, made from the API's own description, that can stumble as the real one does.
 
 Every request is checked against the description (path, method, query, body), every answer too, so that the stand-in
 cannot drift from what RunPod publishes. It keeps state: endpoints, releases, workers that boot, volumes, money.
@@ -51,11 +51,15 @@ BOOT = (  # what a worker says of itself, poll by poll
 
 @dataclass
 class Failure:
-    """Say what goes wrong with the next call that matches; `carried_out` calls are done before they fail."""
+    """What goes wrong with the next call that matches; `carried_out` calls are done before they fail.
+
+    With a `body` that is what is answered, whatever the description says of it.
+    """
 
     method: str
     path: str
     status: int | None = 500  # None: the connection is cut
+    body: bytes | None = None
     errors: tuple[str, ...] = ()
     detail: str = "injected"
     headers: dict[str, str] = field(default_factory=dict)
@@ -80,7 +84,7 @@ class Schemas:
 
 
 class FakeRunpod:
-    """Be RunPod: use as a context manager; `url` is what RUNPOD_API_URL should be."""
+    """RunPod: use as a context manager; `url` is what RUNPOD_API_URL should be."""
 
     def __init__(self) -> None:
         self.schemas = Schemas(json.loads(DESCRIPTION.read_text(encoding="utf-8")))
@@ -96,6 +100,9 @@ class FakeRunpod:
         self.answer = "Paris"
         self.saved: list[Json] = []
         self.model_references: dict[str, list[str]] = {}
+        self.commit = ""  # what RunPod turns a model's `main` into, where it does
+        self.unlisted = 0  # in so many lists a new endpoint is still missing
+        self.rivals: list[Json] = []  # endpoints that somebody else makes just before the next create
         self.user_agents: set[str] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -140,8 +147,14 @@ class FakeRunpod:
         (endpoint,) = self.endpoints.values()
         return endpoint
 
+    def set_stock(self, pool: str, **limits: Any) -> None:
+        """Limit what is in stock of a pool: `availability`, free GPUs on a host (`count`), `cuda`, `centers`."""
+        for gpu in self.gpus:
+            if gpu["pool"] == pool:
+                gpu["_stock"] = limits
+
     def add_volume(self, volume_id: str, center: str = "EU-RO-1") -> None:
-        """Put a network volume there."""
+        """Add a network volume."""
         self.volumes[volume_id] = {
             "id": volume_id, "name": "weights", "size": 100, "dataCenter": center, "type": "STANDARD",
         }  # fmt: skip
@@ -206,18 +219,25 @@ class FakeRunpod:
             assert request.transport is not None
             request.transport.close()
             return web.Response()
+        if failure.body is not None:
+            return web.Response(
+                body=failure.body, status=failure.status, content_type="application/json", headers=failure.headers
+            )
         return _problem(failure.status, failure.detail, list(failure.errors), failure.headers)
 
     async def _handle(self, request: web.Request, path: str, body: Any) -> Any:
         match [request.method, *path.strip("/").split("/")]:
             case ["GET", "serverless"]:
+                if self.unlisted:
+                    self.unlisted -= 1
+                    return {"endpoints": list(self.endpoints.values())[:-1]}
                 return {"endpoints": list(self.endpoints.values())}
             case ["POST", "serverless"]:
                 return self._create(body)
             case ["GET", "catalog", "gpus"]:
                 if request.query.get("include") == "AVAILABILITY" and "product" not in request.query:
                     return _problem(400, "product is required with include=AVAILABILITY")
-                return {"gpus": self.gpus}
+                return {"gpus": [_in_stock(gpu, request.query) for gpu in self.gpus]}
             case ["GET", "billing", "serverless"]:
                 return _billing(request.query["serverlessId"])
             case [method, "network-volumes", volume] if volume in self.volumes:
@@ -249,6 +269,8 @@ class FakeRunpod:
     def _create(self, body: Json) -> Any:
         if refused := _refused(body):
             return refused
+        if self.rivals:
+            self._create(self.rivals.pop(0))
         number = len(self.releases) + 1
         endpoint_id = f"ep{number}"
         calls = f"{self.root}/v2/{endpoint_id}"
@@ -300,7 +322,10 @@ class FakeRunpod:
             state = self.boot[min(self.booting[endpoint_id], len(self.boot) - 1)]
             self.booting[endpoint_id] += 1
             version = len(self.releases[endpoint_id])
-            workers = [{"id": "worker1", "gpuCount": 1, "isStale": False, "version": version, **state}]
+            states = state if isinstance(state, tuple) else (state,)
+            workers = [
+                {"id": "worker1", "gpuCount": 1, "isStale": False, "version": version, **item} for item in states
+            ]
         counts = dict.fromkeys(("running", "idle", "initializing", "throttled", "unhealthy"), 0)
         for worker in workers:
             counts[worker["status"].lower()] += 1
@@ -371,7 +396,14 @@ class FakeRunpod:
         if "saveEndpoint" in body["query"]:
             saved = body["variables"]["input"]
             self.saved.append(saved)
-            self.model_references[saved["id"]] = saved["modelReferences"]
+            old = self.model_references.get(saved["id"], [])
+            new = saved["modelReferences"]
+            self._release_models(saved["id"], old, new)
+            if self.commit:
+                resolved = [f"{reference.rpartition(':')[0]}:{self.commit}" for reference in new]
+                self._release_models(saved["id"], new, resolved)
+                new = resolved
+            self.model_references[saved["id"]] = new
             return web.json_response({"data": {"saveEndpoint": {"id": saved["id"], "modelReferences": []}}})
         endpoints = [
             {
@@ -389,6 +421,25 @@ class FakeRunpod:
             for item in self.endpoints.values()
         ]
         return web.json_response({"data": {"myself": {"endpoints": endpoints}}})
+
+    def _release_models(self, endpoint: str, old: list[str], new: list[str]) -> None:
+        releases = self.releases[endpoint]
+        diff = [{"field": "modelReferences", "old": old, "new": new}]
+        releases.insert(0, _release(len(releases) + 1, diff))
+
+
+def _in_stock(gpu: Json, query: Any) -> Json:
+    """Return a GPU type with what is in stock of it for this query."""
+    limits = gpu.get("_stock", {})
+    level = limits.get("availability", gpu["availability"])
+    count, cuda = int(query.get("count", 1)), query.get("minCudaVersion", "0")
+    if count > limits.get("count", 99) or float(cuda) > float(limits.get("cuda", 99)):
+        level = "NONE"
+    shown = {name: value for name, value in gpu.items() if name != "_stock"} | {"availability": level}
+    centers = limits.get("centers")
+    if centers is not None and level != "NONE":
+        shown["dataCenters"] = [{"id": name, "name": name, "availability": level} for name in centers]
+    return shown
 
 
 def _problem(

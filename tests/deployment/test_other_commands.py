@@ -75,9 +75,9 @@ def test_a_pool_is_planned_for_its_smallest_card(deploy):
 
 
 def test_the_cheapest_pool_that_fits_and_can_be_had_is_chosen(deploy, runpod):
-    assert deploy("plan", "--json").json["chosen"] == ["ADA_24"]
+    assert deploy("plan", "--json").json["chosen"] == ["ADA_24", "AMPERE_48", "ADA_48_PRO"]
     next(gpu for gpu in runpod.gpus if gpu["pool"] == "ADA_24")["availability"] = "NONE"
-    assert deploy("plan", "--json").json["chosen"] == ["AMPERE_48"]
+    assert deploy("plan", "--json").json["chosen"] == ["AMPERE_48", "ADA_48_PRO", "AMPERE_80"]
     deploy(*UP)
     next(gpu for gpu in runpod.gpus if gpu["pool"] == "ADA_24")["availability"] = "HIGH"
     assert deploy("plan", "--json").json["changes"] == []

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployment import rest_api as runpod_api
+from deployment.answers import GpuType
 from deployment.masking import MASK, Redactor, looks_secret, shown
 from deployment.pools import POOLS, live_pools
 from deployment.settings import DeploySettings
@@ -36,7 +37,10 @@ def test_the_shipped_prices_are_the_published_ones():
 
 def test_the_live_catalogue_wins_over_the_shipped_table():
     new = gpu_type("NVIDIA RTX 5880 Ada Generation", "ADA_48_PRO", 48, 1.90)
-    pools = {pool.id: pool for pool in live_pools([*(gpu_type(*gpu) for gpu in GPUS), new])}
+    pools = {
+        pool.id: pool
+        for pool in live_pools([GpuType.model_validate(gpu) for gpu in (*(gpu_type(*gpu) for gpu in GPUS), new)])
+    }
 
     assert pools["ADA_48_PRO"].price == 1.90
     assert "NVIDIA RTX 5880 Ada Generation" in [card.id for card in pools["ADA_48_PRO"].cards]
@@ -87,10 +91,10 @@ def test_a_known_secret_never_passes(secret, before, after):
 
 
 def test_a_changed_secret_is_a_change_that_shows_neither():
-    wish = {"env": {"HF_TOKEN": "hf_new_value"}, "gpu": {}}
+    desired = {"env": {"HF_TOKEN": "hf_new_value"}, "gpu": {}}
     live = {"env": {"HF_TOKEN": "hf_old_value"}, "gpu": {}}
 
-    assert compare(wish, live) == [Change("env.HF_TOKEN", MASK, f"{MASK} (another value)")]
+    assert compare(desired, live) == [Change("env.HF_TOKEN", MASK, f"{MASK} (another value)")]
 
 
 def test_settings_keep_the_key_out_of_their_repr():
@@ -108,7 +112,7 @@ def test_a_create_that_may_still_be_worked_on_is_not_repeated(runpod, monkeypatc
         "scaling": {"type": "QUEUE_DELAY", "queueDelay": 4},
     }
     with runpod_api.RunpodApi(runpod.url, KEY, Redactor(), pause=0.3) as api:
-        assert api.create_endpoint(body)["id"] == "ep1"
+        assert api.create_endpoint(body).id == "ep1"
     assert len(runpod.calls("POST", "/serverless")) == 1
 
 
