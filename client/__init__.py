@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from client._wire.chunk import Usage
+    from client.completion import Completion
     from client.errors import (
         AuthenticationError,
         BadRequestError,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AuthenticationError",
     "BadRequestError",
+    "Completion",
     "ConfigurationError",
     "LLMClient",
     "LLMConnectionError",
@@ -44,7 +46,13 @@ __all__ = [
     "Usage",
 ]
 
-_HOMES = {"LLMClient": "llm", "Stats": "stats", "TextStream": "stream", "Usage": "chunk"}
+_HOMES = {
+    "Completion": "completion",
+    "LLMClient": "llm",
+    "Stats": "stats",
+    "TextStream": "stream",
+    "Usage": "_wire.chunk",
+}
 
 
 def __getattr__(name: str) -> Any:

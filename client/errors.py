@@ -21,10 +21,10 @@ Phase = Literal["connect", "first_token", "idle", "total"]
 
 
 class LLMError(Exception):
-    """Be the root of this package's errors.
+    """Root of this package's errors.
 
     `status` is the HTTP status, or the one that the body spoke of, or None; `partial` is the text received so far;
-    `retryable` tells whether the same request may succeed when sent again; `request_id` is the server's, or None.
+    `retryable` says whether the same request may succeed when sent again; `request_id` is the server's, or None.
     """
 
     retryable = False
@@ -47,11 +47,11 @@ class LLMError(Exception):
 
 
 class ConfigurationError(LLMError):
-    """Report a setting or an argument that makes no sense, in one sentence that names it and what is allowed."""
+    """A setting or an argument that makes no sense, in one sentence that names it and what is allowed."""
 
 
 class LLMConnectionError(LLMError):
-    """Report that the server could not be reached, or dropped the connection before its answer began.
+    """The server could not be reached, or dropped the connection before its answer began.
 
     `connected` is False where nothing can have reached the server.
     """
@@ -61,7 +61,7 @@ class LLMConnectionError(LLMError):
 
 
 class LLMTimeoutError(LLMError):
-    """Report a deadline that passed; `phase` says which: connect, first_token, idle or total."""
+    """A deadline that passed; `phase` says which: connect, first_token, idle or total."""
 
     retryable = True
 
@@ -80,36 +80,45 @@ class LLMTimeoutError(LLMError):
 
 
 class AuthenticationError(LLMError):
-    """Report a key that is missing, wrong or not allowed to do this (401, 403)."""
+    """A key that is missing, wrong or not allowed to do this (401, 403)."""
 
 
 class BadRequestError(LLMError):
-    """Report a request that the server will not take (400, 422 and other 4xx)."""
+    """A request that the server will not take (400, 422 and other 4xx).
+
+    `parameter` names what of it is to blame, where the server said so, else "".
+    """
+
+    parameter = ""
 
 
 class ModelNotFoundError(BadRequestError):
-    """Report a model that the server does not have; the message names those it has, where it says."""
+    """A model that the server does not have; the message names those it has, where it says."""
 
 
 class RateLimitedError(LLMError):
-    """Report too many requests (429); `retry_after` is the wait in seconds that the server asked for, or None."""
+    """Too many requests (429); `retry_after` is the wait in seconds that the server asked for, or None."""
 
     retryable = True
     retry_after: float | None = None
 
 
 class ServerError(LLMError):
-    """Report the server's own trouble (5xx, and 408 and 409); `retry_after` as with RateLimitedError."""
+    """The server's own trouble (5xx, and 408 and 409).
+
+    `retry_after` as with RateLimitedError, `parameter` as with BadRequestError.
+    """
 
     retryable = True
+    parameter = ""
     retry_after: float | None = None
 
 
 class StreamInterruptedError(LLMError):
-    """Report an answer that broke off; what had arrived is in `partial`."""
+    """An answer that broke off; what had arrived is in `partial`."""
 
     retryable = True
 
 
 class UnexpectedResponseError(LLMError):
-    """Report something that is not an answer: HTML, a job's status, a body of another shape."""
+    """Something that is not an answer: HTML, a job's status, a body of another shape."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
-from client._wire.request import arguments
+from client._wire.error_mapping import unsendable
+from client._wire.request import arguments, is_omitted
 from client.errors import ConfigurationError
 from client.stream import TextStream
 
@@ -14,18 +15,22 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     import openai
+    from openai import NotGiven, Omit
     from pydantic import BaseModel
 
     from client._wire.endpoint import Endpoint
+    from client.completion import Completion
     from client.settings import ClientSettings
 
+    Omitted = Omit | NotGiven
     ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class LLMClient:
     """Ask one endpoint: local vLLM, RunPod's `/openai/v1`, OpenAI.
 
-    What is not given comes from `LLM_*` in the environment or `.env`, read now; None means "not given", 0 is a value.
+    What is not given comes from `LLM_*` in the environment or `.env`, read now; None means "not given", 0 is a value,
+    and `max_tokens` or `temperature` of `openai.omit` is left out of the request.
     All timeouts are in seconds. One connection pool per client, for one event loop at a time; `aclose()` or
     `async with` closes it, else the end of its event loop does. `client` is the `openai.AsyncOpenAI` in use.
     Raises ConfigurationError, one sentence that names the setting and what is allowed.
@@ -36,8 +41,8 @@ class LLMClient:
         base_url: str | None = None,
         api_key: str | None = None,
         model: str | None = None,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
+        max_tokens: int | Omitted | None = None,
+        temperature: float | Omitted | None = None,
         *,
         connect_timeout: float | None = None,
         first_token_timeout: float | None = None,
@@ -49,19 +54,22 @@ class LLMClient:
         fallback_api_key: str | None = None,
         fallback_model: str | None = None,
     ) -> None:
-        from client.settings import ClientSettings  # pydantic, and below openai and aiohttp, load on first use
+        from client.settings import OMIT, ClientSettings  # pydantic, and below openai and aiohttp, load on first use
 
         given = {name: value for name, value in locals().items() if name in ClientSettings.model_fields}
+        given |= {name: OMIT for name, value in given.items() if is_omitted(value)}
         self._set_up(ClientSettings.load(**given))
 
     def _set_up(self, settings: ClientSettings) -> None:
+        import openai
+
         from client._wire.endpoint import Endpoint
-        from client.settings import DEFAULT_MODEL
+        from client.settings import DEFAULT_MODEL, OMIT
 
         self._settings = settings
         self.model = DEFAULT_MODEL if settings.model is None else settings.model
-        self.max_tokens = settings.max_tokens
-        self.temperature = settings.temperature
+        self.max_tokens: int | Omitted = openai.omit if settings.max_tokens == OMIT else settings.max_tokens
+        self.temperature: float | Omitted = openai.omit if settings.temperature == OMIT else settings.temperature
         self._endpoint = Endpoint(settings)
         self._fallback = Endpoint(settings, fallback=True) if settings.fallback_base_url else None
         self.client: openai.AsyncOpenAI = self._endpoint.client
@@ -79,8 +87,8 @@ class LLMClient:
     def stream(
         self,
         messages: Iterable[Mapping[str, Any]],
-        max_tokens: int | None = None,
-        temperature: float | None = None,
+        max_tokens: int | Omitted | None = None,
+        temperature: float | Omitted | None = None,
         **options: Any,
     ) -> TextStream:
         """Return the answer as an async iterable of text that also has its finish reason, usage, figures and more.
@@ -90,18 +98,23 @@ class LLMClient:
         """
         try:
             messages = [dict(message) for message in messages]
-        except (TypeError, ValueError) as error:
+        except Exception as error:
             raise ConfigurationError("messages must be a list of messages, each with a role and a content.") from error
 
         def prepare(endpoint: Endpoint) -> dict[str, Any]:
-            model = self._settings.fallback_model if endpoint.fallback else None
-            return arguments(
-                messages,
-                model or options.get("model") or self.model,
-                self.max_tokens if max_tokens is None else max_tokens,
-                self.temperature if temperature is None else temperature,
-                options,
-            )
+            model = (self._settings.fallback_model if endpoint.fallback else None) or options.get("model") or self.model
+            try:
+                found = arguments(
+                    messages,
+                    model,
+                    self.max_tokens if max_tokens is None else max_tokens,
+                    self.temperature if temperature is None else temperature,
+                    options,
+                )
+            except Exception as error:
+                raise unsendable(error) from error
+            endpoint.dialect.apply(model, found)
+            return found
 
         self._endpoint.client = self.client  # which a test may have replaced
         endpoints = [self._endpoint, *([self._fallback] if self._fallback else [])]
@@ -110,8 +123,8 @@ class LLMClient:
     async def generate_streaming(
         self,
         messages: Iterable[Mapping[str, Any]],
-        max_tokens: int | None = None,
-        temperature: float | None = None,
+        max_tokens: int | Omitted | None = None,
+        temperature: float | Omitted | None = None,
         **options: Any,
     ) -> AsyncGenerator[str, None]:
         """Yield the pieces of text as they arrive; `options` as in `stream`. Raises LLMError.
@@ -127,8 +140,8 @@ class LLMClient:
     async def generate(
         self,
         messages: Iterable[Mapping[str, Any]],
-        max_tokens: int | None = None,
-        temperature: float | None = None,
+        max_tokens: int | Omitted | None = None,
+        temperature: float | Omitted | None = None,
         *,
         response_model: None = None,
         **options: Any,
@@ -138,8 +151,8 @@ class LLMClient:
     async def generate(
         self,
         messages: Iterable[Mapping[str, Any]],
-        max_tokens: int | None = None,
-        temperature: float | None = None,
+        max_tokens: int | Omitted | None = None,
+        temperature: float | Omitted | None = None,
         *,
         response_model: type[ModelT],
         **options: Any,
@@ -148,8 +161,8 @@ class LLMClient:
     async def generate(
         self,
         messages: Iterable[Mapping[str, Any]],
-        max_tokens: int | None = None,
-        temperature: float | None = None,
+        max_tokens: int | Omitted | None = None,
+        temperature: float | Omitted | None = None,
         *,
         response_model: type[BaseModel] | None = None,
         **options: Any,
@@ -167,6 +180,22 @@ class LLMClient:
             async for _ in stream:
                 pass
         return stream.text if response_model is None else validated(stream, response_model)
+
+    async def complete(
+        self,
+        messages: Iterable[Mapping[str, Any]],
+        max_tokens: int | Omitted | None = None,
+        temperature: float | Omitted | None = None,
+        **options: Any,
+    ) -> Completion:
+        """Return the whole answer with its finish reason, usage, tool calls and more; `options` as in `stream`.
+
+        Raises LLMError.
+        """
+        async with self.stream(messages, max_tokens, temperature, **options) as stream:
+            async for _ in stream:
+                pass
+        return stream.completion
 
     async def models(self) -> list[str]:
         """Return the names of the models that the server has. Raises LLMError."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from client.variables import Variables, setting
@@ -14,6 +14,7 @@ PREFIX = "LLM_"
 DEFAULT_BASE_URL = "http://localhost:8000/v1"
 DEFAULT_MODEL = "google/gemma-3-27b-it"
 NO_KEY = "EMPTY"
+OMIT: Final = "omit"
 RUNPOD_FIRST_TOKEN_TIMEOUT = 600.0
 FIRST_TOKEN_TIMEOUT = 60.0
 
@@ -51,9 +52,11 @@ class ClientSettings(Variables):
     model: str | None = setting(
         None, "a model's name", f"model to ask for; unset: `{DEFAULT_MODEL}`, in the terminal the server's only one"
     )
-    max_tokens: int = setting(256, "a number of tokens, 0 or more", "longest answer, in tokens", ge=0)
-    temperature: float = setting(
-        0.7, "a number, 0 or more", "sampling temperature; 0 is greedy", ge=0, allow_inf_nan=False
+    max_tokens: Annotated[int, Field(ge=0)] | Literal["omit"] = setting(
+        256, f"a number of tokens, 0 or more, or {OMIT}", f"longest answer, in tokens; `{OMIT}` sends no limit"
+    )
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["omit"] = setting(
+        0.7, f"a number, 0 or more, or {OMIT}", f"sampling temperature; 0 is greedy, `{OMIT}` the server's own"
     )
     connect_timeout: float = setting(
         5.0, _SECONDS, "longest wait for a connection, in seconds", gt=0, allow_inf_nan=False

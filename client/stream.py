@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from client._wire.deadline import Deadline, DeadlinePassed
 from client._wire.error_mapping import timed_out
-from client._wire.exchange import Exchange
+from client._wire.exchange import End, Exchange
 from client._wire.retry import may_fall_back
+from client.completion import Completion
 from client.stats import Stats
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class TextStream:
-    """Iterate over the pieces of text of one answer, as they arrive.
+    """The pieces of text of one answer, as they arrive: an async iterable.
 
     The request is sent when the iteration begins. `async with` closes the connection on the way out, however that is
     taken, and so stops the server's work. The attributes are complete once the iteration has ended.
@@ -46,7 +47,7 @@ class TextStream:
         self._deadline: Deadline | None = None
         self._exchange: Exchange | None = None
         self._began = 0.0
-        self._closed = False
+        self._end: End | None = None  # the one place that knows whether anything more will come
 
     @property
     def text(self) -> str:
@@ -79,6 +80,31 @@ class TextStream:
         return "".join(self._exchange.answer.reasoning) if self._exchange else ""
 
     @property
+    def refusal(self) -> str | None:
+        """Return what the model said in refusing (it is part of the text too), or None."""
+        return ("".join(self._exchange.answer.refusals) or None) if self._exchange else None
+
+    @property
+    def logprobs(self) -> list[dict[str, Any]] | None:
+        """Return an entry for each token in the API's shape, or None where none were asked for."""
+        return self._exchange.answer.logprobs if self._exchange else None
+
+    @property
+    def completion(self) -> Completion:
+        """Return all that has come of the answer so far, as one value."""
+        return Completion(
+            text=self.text,
+            finish_reason=self.finish_reason,
+            usage=self.usage,
+            tool_calls=self.tool_calls,
+            refusal=self.refusal,
+            reasoning=self.reasoning,
+            logprobs=self.logprobs,
+            request_id=self.request_id,
+            stats=self.stats,
+        )
+
+    @property
     def stats(self) -> Stats:
         """Return the figures so far."""
         exchange = self._exchange
@@ -105,26 +131,27 @@ class TextStream:
         exchange = self._exchange
         if exchange is not None and exchange.answer.ready:
             return exchange.answer.ready.popleft()
-        if self._closed:
-            raise StopAsyncIteration
+        if exchange is None and self._end is not None:
+            raise StopAsyncIteration  # closed before it began
         try:
             if exchange is None:
                 exchange = await self._open()
             ready = exchange.answer.ready
             while not ready:
-                if exchange.ended:
+                if self._end is not None:
                     break
-                await exchange.pump()
+                self._end = await exchange.pump()
             else:
                 return ready.popleft()
-            if exchange.failure is None:
+            if self._end.failure is None:
                 await exchange.drain()
         except BaseException:
             await self.aclose()
             raise
         await self.aclose()
-        if exchange.failure is not None:
-            raise exchange.failure
+        failure, self._end = self._end.failure, End()  # it is raised once
+        if failure is not None:
+            raise failure
         raise StopAsyncIteration
 
     async def __aenter__(self) -> TextStream:
@@ -139,9 +166,10 @@ class TextStream:
 
     async def aclose(self) -> None:
         """Close the connection, which stops the server's work; does nothing once the answer has ended."""
-        self._closed = True
-        if self._deadline is not None:
-            self._deadline.close()
+        self._end = self._end or End()
+        deadline, self._deadline = self._deadline, None
+        if deadline is not None:
+            deadline.close()
         slot, self._slot = self._slot, None
         if slot is not None:
             slot.release()
@@ -152,7 +180,7 @@ class TextStream:
     def __del__(self) -> None:
         """Close the connection of a stream that was dropped, from whatever thread."""
         deadline = self._deadline
-        if self._closed or deadline is None or deadline.loop.is_closed():
+        if deadline is None or deadline.loop.is_closed():
             return
         deadline.loop.call_soon_threadsafe(deadline.close)
         if self._slot is not None:
@@ -178,16 +206,14 @@ class TextStream:
         for number, endpoint in enumerate(self._endpoints, 1):
             exchange = Exchange(endpoint, self._prepare(endpoint), self._settings, deadline, total_due)
             self._exchange = exchange
-            await exchange.ask()
-            while exchange.first_at is None and not exchange.ended:
-                await exchange.pump()
-            failure = exchange.failure
-            if failure is None or exchange.first_at is not None:
+            end = await exchange.begin()
+            if end is None or end.failure is None or exchange.first_at is not None:
                 break
-            if number == len(self._endpoints) or not may_fall_back(failure):
-                await exchange.name_models()
+            if number == len(self._endpoints) or not may_fall_back(end.failure):
+                end = await exchange.name_models(end)
                 break
             other = self._endpoints[number].name
-            logger.warning("%s failed (%s): asking %s", endpoint.name, type(failure).__name__, other)
+            logger.warning("%s failed (%s): asking %s", endpoint.name, type(end.failure).__name__, other)
             await exchange.close()
+        self._end = end
         return exchange

@@ -25,8 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
     from types import TracebackType
 
+    from openai import NotGiven, Omit
     from pydantic import BaseModel
 
+    from client.completion import Completion
+
+    Omitted = Omit | NotGiven
     ModelT = TypeVar("ModelT", bound=BaseModel)
 
 P = ParamSpec("P")
@@ -86,6 +90,9 @@ class TextStream:
     request_id = _OfStream(lambda stream: stream.request_id)
     tool_calls = _OfStream(lambda stream: stream.tool_calls)
     reasoning = _OfStream(lambda stream: stream.reasoning)
+    refusal = _OfStream(lambda stream: stream.refusal)
+    logprobs = _OfStream(lambda stream: stream.logprobs)
+    completion = _OfStream(lambda stream: stream.completion)
     stats = _OfStream(lambda stream: stream.stats)
 
     def __init__(self, behind: AsyncStream, client: LLMClient) -> None:
@@ -160,8 +167,8 @@ class LLMClient:
     def generate(
         self,
         messages: Iterable[Mapping[str, Any]],
-        max_tokens: int | None = None,
-        temperature: float | None = None,
+        max_tokens: int | Omitted | None = None,
+        temperature: float | Omitted | None = None,
         *,
         response_model: None = None,
         **options: Any,
@@ -171,8 +178,8 @@ class LLMClient:
     def generate(
         self,
         messages: Iterable[Mapping[str, Any]],
-        max_tokens: int | None = None,
-        temperature: float | None = None,
+        max_tokens: int | Omitted | None = None,
+        temperature: float | Omitted | None = None,
         *,
         response_model: type[ModelT],
         **options: Any,
@@ -182,6 +189,10 @@ class LLMClient:
     def generate(self, *args: Any, **kwargs: Any) -> str | BaseModel:
         answer: str | BaseModel = self._run(self._behind.generate(*args, **kwargs))
         return answer
+
+    @_takes(AsyncClient.complete)  # type: ignore[arg-type]
+    def complete(self, *args: Any, **kwargs: Any) -> Completion:
+        return self._run(self._behind.complete(*args, **kwargs))
 
     @_takes(AsyncClient.models)
     def models(self, *args: Any, **kwargs: Any) -> list[str]:

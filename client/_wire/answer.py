@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -13,26 +14,41 @@ from client._wire.chunk import (
     Chunk,
     Delta,
     Usage,
-    add_tool_calls,
+    clean,
     decode_chunk,
     lenient_chunk,
     loads,
     usage_of,
 )
-from client._wire.error_body import Problem, find_problem, job_state, read_problem
-from client._wire.sse import ErrorData
+from client._wire.error_body import ErrorBody, find_error, job_state, read_error
+from client._wire.tool_calls import ToolCalls
+
+if TYPE_CHECKING:
+    from client._wire.sse import Event
+
+# About the bytes that an answer may keep: far beyond what a model writes, and a bound for a server that never ends.
+_LIMIT = 256 * 2**20
+_PER_PIECE = 64
+
+_NO_REASONS = ("", "none", "null")
+_GIVEN_UP = frozenset(
+    {"abort", "aborted", "cancelled", "canceled", "failed", "timeout", "insufficient_system_resource"}
+)  # the last is DeepSeek's
+# What some servers put into `data:` while there is nothing to say, beside nothing and comments.
+_KEEP_ALIVE = re.compile(rb"(?i)[\[\"']*(ping|pong|keep[-_ ]?alive|heartbeat|processing|null)?[\]\"']*")
+_KEEP_ALIVE_LIMIT = 32  # bytes
 
 
-class ProblemFound(Exception):
-    """Signal that the server sent an error where a piece of the answer was due."""
+class ErrorFound(Exception):
+    """The server sent an error where a piece of the answer was due."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, error: ErrorBody) -> None:
         super().__init__()
-        self.problem = problem
+        self.error = error
 
 
 class NotAnAnswer(Exception):
-    """Signal something that is neither a piece of an answer nor an error; `what` completes "the server sent ..."."""
+    """Something that is neither a piece of an answer nor an error; `what` completes "the server sent ..."."""
 
     def __init__(self, what: str, quoted: str = "") -> None:
         super().__init__(what)
@@ -41,45 +57,60 @@ class NotAnAnswer(Exception):
 
 
 class CutShort(Exception):
-    """Signal that the server itself gave the answer up: vLLM's finish reasons `abort` and `error`."""
+    """The server itself gave the answer up, with a finish reason such as vLLM's `abort` and `error`."""
 
 
 class Answer:
-    """Collect an answer, piece by piece.
+    """Collects an answer, piece by piece.
 
-    `ready` holds the pieces of text to hand out, `progressed` tells whether the last piece brought anything of the
-    answer, `done` whether the server said that it was the last.
+    `ready` holds the pieces of text to hand out; `pieces` counts whatever brought the answer on. A refusal is text
+    too: it is what the model says. `settled` says that after the finish reason nothing but the usage is due.
     """
 
     def __init__(self) -> None:
         self.ready: deque[str] = deque()
         self.parts: list[str] = []
         self.reasoning: list[str] = []
-        self.tool_calls: list[dict[str, Any]] = []
+        self.refusals: list[str] = []
+        self.logprobs: list[dict[str, Any]] | None = None
         self.finish_reason: str | None = None
+        self.settled = False
         self.usage: Usage | None = None
         self.id: str | None = None
-        self._first = True
-        self._half = ""
         self.pieces = 0
-        self.progressed = False
-        self.done = False
+        self._tool_calls = ToolCalls()
+        self._size = 0
+        self._look_closer = True
+        self._half = ""
 
     @property
     def text(self) -> str:
         """Return the text so far."""
         return "".join(self.parts)
 
-    def add(self, data: bytes) -> None:
-        """Take the data of one event. Raises ProblemFound or NotAnAnswer."""
+    @property
+    def tool_calls(self) -> list[dict[str, Any]]:
+        """Return the tool calls so far."""
+        return self._tool_calls.calls
+
+    @property
+    def only_reasoning(self) -> bool:
+        """Return whether the model has done nothing yet but think."""
+        return bool(self.reasoning) and not self.parts and not self.tool_calls
+
+    def add(self, event: Event) -> bool:
+        """Take one event; return whether it says that nothing follows.
+
+        Raises ErrorFound, NotAnAnswer or CutShort.
+        """
         try:
-            chunk = decode_chunk(data)
+            chunk = decode_chunk(event.data)
         except (msgspec.DecodeError, ValueError, RecursionError):
-            self._add_odd(data)
-            return
-        if self._first or chunk.choices is msgspec.UNSET or chunk.error is not NONE or type(data) is not bytes:
-            self._look_closer(data, chunk)
+            return self._add_odd(event)
+        if self._look_closer or chunk.choices is msgspec.UNSET or chunk.error is not NONE or event.is_error:
+            self._check_chunk(event, chunk)
         self.add_chunk(chunk)
+        return False
 
     def add_chunk(self, chunk: Chunk) -> None:
         """Take one chunk (or a whole completion); of several choices, the first."""
@@ -89,24 +120,36 @@ class Answer:
             return
         choice = chunk.choices[0]
         if choice.index:
-            return
+            found = next((other for other in chunk.choices if not other.index), None)
+            if found is None:
+                return
+            choice = found
+        before = self.pieces
         delta = choice.delta or choice.message
         if delta is not None:
             if delta.content:
-                self.parts.append(delta.content)
-                self.ready.append(delta.content)
-                self.pieces += 1
-                self.progressed = True
+                self._add_text(delta.content)
             reasoning = delta.reasoning or delta.reasoning_content
             if reasoning:
                 self.reasoning.append(reasoning)
-                self.pieces += 1
-                self.progressed = True
-            if delta.tool_calls is not NONE and add_tool_calls(self.tool_calls, delta.tool_calls):
-                self.pieces += 1
-                self.progressed = True
-        if choice.finish_reason is not None:
-            self._finish(choice.finish_reason)
+                self._count(len(reasoning))
+            if delta.refusal:
+                self.refusals.append(delta.refusal)
+                self._add_text(delta.refusal)
+            if delta.tool_calls is not NONE and self._tool_calls.add(delta.tool_calls):
+                self._count(len(bytes(delta.tool_calls)))
+            if delta.function_call is not NONE and self._tool_calls.add_function_call(delta.function_call):
+                self._count(len(bytes(delta.function_call)))
+        if choice.logprobs is not None:
+            self._add_logprobs(choice.logprobs)
+        if choice.usage is not NONE:
+            self.usage = usage_of(choice.usage) or self.usage
+        if choice.error is not NONE and (error := loads(bytes(choice.error))):
+            raise ErrorFound(read_error(error))  # OpenRouter's place for it
+        if choice.finish_reason:
+            self._finish(choice.finish_reason, alone=self.pieces == before)
+        elif self.finish_reason is not None and self.pieces != before:
+            self.settled = False  # it was not the end after all
 
     def add_object(self, chunk: Any) -> None:
         """Take a chunk object that did not come from our decoder, such as a test's mock: no demands on it."""
@@ -131,86 +174,141 @@ class Answer:
             )
         )
 
-    def add_message(self, message: Any) -> None:
-        """Take the message of a whole completion that did not come from our decoder; None for none."""
-        content = getattr(message, "content", None)
+    def add_completion(self, completion: Any) -> None:
+        """Take a whole completion that did not come from our decoder; one of no known shape is an empty one."""
+        from pydantic import BaseModel  # loaded on first use
+
+        if issubclass(type(completion), BaseModel):
+            self.add_chunk(lenient_chunk(completion.model_dump(warnings=False)))
+            return
+        content = getattr(first_message(completion), "content", None)
         self.add_chunk(Chunk(choices=[Choice(message=Delta(content=content if isinstance(content, str) else None))]))
-        self.done = True
 
     def add_whole(self, body: bytes) -> None:
-        """Take a body that is no stream of events. Raises ProblemFound or NotAnAnswer where it is no answer either."""
+        """Take a body that is no stream of events. Raises ErrorFound or NotAnAnswer where it is no answer either."""
         text = body.decode("utf-8", "replace").strip().removeprefix("\ufeff")
         if not text:
             raise NotAnAnswer("an empty body")
         try:
             decoded = loads(text)
-        except (ValueError, RecursionError):
+        except ValueError:
             raise NotAnAnswer("a web page" if text.startswith("<") else "something that is not JSON", text) from None
-        _check(decoded, text)
+        _raise_for(decoded, text)
         chunk = lenient_chunk(decoded) if isinstance(decoded, dict) else Chunk()
         if not chunk.choices or (chunk.choices[0].message or chunk.choices[0].delta) is None:
             raise NotAnAnswer("a body without an answer in it", text)
-        self.add_chunk(chunk)
-        self.done = True
+        self._check_id(decoded)
+        self._add_lenient(chunk)
 
-    def _add_odd(self, data: bytes) -> None:
+    def _add_odd(self, event: Event) -> bool:
         """Take data that is not what the decoder is made for: another type, bad UTF-8, several documents."""
+        data = event.data
+        if not event.is_error:
+            word = data.strip()
+            if word[:8].strip(b'"').upper().startswith(b"[DONE]"):
+                if self.finish_reason is None and not self.pieces:
+                    raise NotAnAnswer("[DONE] and no answer before it")
+                return True
+            if word.startswith(b":") or (len(word) < _KEEP_ALIVE_LIMIT and _KEEP_ALIVE.fullmatch(word)):
+                return False
         try:
             body = loads(data)
-        except (ValueError, RecursionError):
-            if data.startswith(b"[DONE]"):
-                self.done = True
-                return
-            if b"\n" in data:  # `data:` lines without the blank line between them
-                for line in data.split(b"\n"):
-                    self.add(line)
-                return
+        except ValueError:
+            if b"\n" in data and not event.is_error:  # `data:` lines without the blank line between them
+                return any(self.add(type(event)(line)) for line in data.split(b"\n"))
             text = data.decode("utf-8", "replace")
-            if type(data) is ErrorData:
-                raise ProblemFound(read_problem(text)) from None
+            if event.is_error:
+                raise ErrorFound(read_error(text)) from None
             raise NotAnAnswer("a chunk that is not JSON", text) from None
-        text = data.decode("utf-8", "replace")
-        if type(data) is ErrorData:
-            raise ProblemFound(read_problem(body))
-        _check(body, text)
+        self._check(event, body)
         if not isinstance(body, dict):
-            raise NotAnAnswer("a chunk of another shape", text)
-        chunk = lenient_chunk(body)
-        self._join_halves(chunk)
+            raise NotAnAnswer("a chunk of another shape", data.decode("utf-8", "replace"))
+        self._add_lenient(lenient_chunk(body))
+        return False
+
+    def _add_lenient(self, chunk: Chunk) -> None:
+        """Take a chunk whose text may begin or end with half a character: `\\ud83d`, `\\ude00` in two chunks."""
+        delta = (chunk.choices[0].delta or chunk.choices[0].message) if chunk.choices else None
+        half = ""
+        if delta is not None and delta.content:
+            text, self._half = self._half + delta.content, ""
+            if "\ud800" <= text[-1] <= "\udbff":
+                half, text = text[-1], text[:-1]
+            delta.content = clean(text)
         self.add_chunk(chunk)
+        self._half = half or self._half
 
-    def _join_halves(self, chunk: Chunk) -> None:
-        """Join a character that a server cut between two chunks, half an escape (`\\ud83d`, `\\ude00`) in each."""
-        delta = chunk.choices[0].delta if chunk.choices else None
-        if delta is None or not delta.content:
+    def _check_chunk(self, event: Event, chunk: Chunk) -> None:
+        """Look at all of an event, of which `chunk` is the part that is wanted of most."""
+        try:
+            body = loads(event.data)
+        except ValueError:
+            text = event.data.decode("utf-8", "replace")
+            if event.is_error or bytes(chunk.error) not in (b"", b"null"):
+                raise ErrorFound(read_error(text)) from None
+            if chunk.choices is msgspec.UNSET:
+                raise NotAnAnswer("a chunk that cannot be read", text) from None
             return
-        text = self._half + delta.content
-        self._half = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
-        text = text.removesuffix(self._half) if self._half else text
-        delta.content = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        self._check(event, body)
 
-    def _look_closer(self, data: bytes, chunk: Chunk) -> None:
-        self._first = False
-        body = loads(data)
-        if type(data) is ErrorData:
-            raise ProblemFound(read_problem(body))
-        if chunk.choices is msgspec.UNSET or chunk.error is not NONE:
-            _check(body, data.decode("utf-8", "replace"))
-        if isinstance(body, dict) and isinstance(body.get("id"), str):
-            self.id = body["id"]
+    def _check(self, event: Event, body: object) -> None:
+        """Take what only some events have: an error in them, the answer's id."""
+        self._look_closer = False
+        if event.is_error:
+            raise ErrorFound(read_error(body))
+        if not isinstance(body, dict) or not body.get("choices") or body.get("error"):
+            _raise_for(body, event.data.decode("utf-8", "replace"))
+        self._check_id(body)
 
-    def _finish(self, reason: str) -> None:
-        if reason in ("abort", "error"):
-            raise CutShort(f"finish reason {reason!r}")
-        self.finish_reason = reason
-        self.progressed = True
+    def _check_id(self, body: object) -> None:
+        if self.id is None and isinstance(body, dict) and isinstance(body.get("id"), str):
+            self.id = clean(body["id"])
+
+    def _add_text(self, text: str) -> None:
+        if self._half:
+            self._half, text = "", "\ufffd" + text
+        self.parts.append(text)
+        self.ready.append(text)
+        self._count(len(text))
+
+    def _add_logprobs(self, logprobs: dict[str, Any]) -> None:
+        for name in ("content", "refusal"):
+            tokens = logprobs.get(name)
+            if isinstance(tokens, list):
+                self.logprobs = self.logprobs or []
+                self.logprobs += [token for token in tokens if isinstance(token, dict)]
+                self._size += _PER_PIECE * len(tokens)
+
+    def _count(self, size: int) -> None:
+        self.pieces += 1
+        self._size += size + _PER_PIECE
+        if self._size > _LIMIT:
+            raise NotAnAnswer("an answer without end")
+
+    def _finish(self, reason: str, *, alone: bool) -> None:
+        word = reason.strip()
+        lower = word.lower()
+        if lower in _NO_REASONS:
+            return
+        if lower in _GIVEN_UP or "error" in lower:
+            raise CutShort(f"finish reason {word[:40]!r}")
+        self.finish_reason = word
+        self.settled = alone and not self.only_reasoning
 
 
-def _check(body: object, text: str) -> None:
-    """Raise ProblemFound or NotAnAnswer if `body` is an error or a job's status."""
-    problem = find_problem(body)
-    if problem is not None:
-        raise ProblemFound(problem)
+def first_message(completion: Any) -> Any:
+    """Return the message of the first choice of `completion`, or None."""
+    try:
+        return completion.choices[0].message
+    except (AttributeError, IndexError, TypeError, KeyError):
+        return None
+
+
+def _raise_for(body: object, text: str) -> None:
+    """Raise ErrorFound or NotAnAnswer if `body` is an error or a job's status."""
+    error = find_error(body)
+    if error is not None:
+        raise ErrorFound(error)
     state = job_state(body)
     if state is not None:
         raise NotAnAnswer(f"the status of a job ({state})", text)

@@ -8,64 +8,87 @@ from client._wire.answer import NotAnAnswer
 from client._wire.sse import EVENT_LIMIT, EventDecoder, EventTooLargeError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from client._wire.answer import Answer
+    from client._wire.sse import Event
 
-_FIELDS = (b"data", b"event", b":", b"id", b"retry")
+_BOM = b"\xef\xbb\xbf"
+_FIELDS = (b"data:", b"event:", b":", b"id:", b"retry:")
 
 
-class Body:
-    """Take the body of one response into `answer`. `typed` tells whether its content type is that of events.
+class BodyReader:
+    """Takes the body of one response into `answer`; `typed` says whether its content type is that of events.
 
-    The methods raise ProblemFound, NotAnAnswer or CutShort for what is no answer or not a whole one.
+    The first bytes that are not blank decide which of the two it is, as soon as enough of them have arrived; blanks
+    and a byte order mark before them are dropped. The methods return whether the answer is complete and raise
+    ErrorFound, NotAnAnswer or CutShort for what is no answer or not a whole one.
     """
 
     def __init__(self, answer: Answer, *, typed: bool) -> None:
         self._answer = answer
         self._typed = typed
         self._decoder = EventDecoder()
-        self._whole: list[bytes] | None = None
+        self._head = b""  # what has not yet shown what it is the beginning of
+        self._is_stream: bool | None = None
+        self._whole: list[bytes] = []
         self._size = 0
 
-    def take(self, data: bytes) -> None:
+    def take(self, data: bytes) -> bool:
         """Take the next bytes."""
-        decoder = self._decoder
-        if decoder.started or (self._whole is None and self._is_events(data)):
-            answer = self._answer
-            try:
-                for event in decoder.feed(data):
-                    answer.add(event)
-                    if answer.done:
-                        return
-            except EventTooLargeError:
-                raise NotAnAnswer(f"more than {EVENT_LIMIT} bytes in one piece") from None
-            return
-        if self._whole is None:
-            self._whole = []
+        if self._is_stream is None:
+            data = self._head = _begun(self._head + data)
+            self._is_stream = self._shows_a_stream(data)
+            if self._is_stream is None:
+                return False
+        if self._is_stream:
+            return self._add(self._decoder.feed(data))
         self._whole.append(data)
         self._size += len(data)
         if self._size > EVENT_LIMIT:
             raise NotAnAnswer(f"more than {EVENT_LIMIT} bytes that are no events")
+        return False
 
     def end(self) -> bool:
-        """Take the end of the bytes; tell whether the answer is complete."""
+        """Take the end of the bytes."""
         answer = self._answer
-        if self._whole is not None:
-            answer.add_whole(b"".join(self._whole))
-            return True
-        for event in self._decoder.finish():
+        if self._is_stream:
             try:
-                answer.add(event)
+                if self._add(self._decoder.finish()):
+                    return True
             except NotAnAnswer:
-                break  # cut in the middle of an event
-        if answer.finish_reason is None and not answer.done:
-            if not self._decoder.started and not self._typed:
-                raise NotAnAnswer("an empty body")
-            return False
-        return True
+                pass  # an event that was cut in its middle
+            return answer.finish_reason is not None
+        body = b"".join(self._whole) if self._is_stream is False else self._head
+        if body or not self._typed:
+            answer.add_whole(body)
+            return True
+        return False
 
-    def _is_events(self, data: bytes) -> bool:
-        """Tell by the first bytes whether this is a stream of events, whatever its type says."""
-        head = data.removeprefix(b"\xef\xbb\xbf").lstrip()
+    def _add(self, events: Iterable[Event]) -> bool:
+        add = self._answer.add
+        try:
+            for event in events:
+                if add(event):
+                    return True
+        except EventTooLargeError:
+            raise NotAnAnswer(f"more than {EVENT_LIMIT} bytes, or too many lines, in one piece") from None
+        return False
+
+    def _shows_a_stream(self, head: bytes) -> bool | None:
+        """Return whether `head` begins a stream of events, whatever its type says; None while that is open."""
+        if not head or (len(head) < len(_BOM) and _BOM.startswith(head)):
+            return None
         if self._typed:
             return head[:1] not in (b"{", b"[", b"<")
-        return bool(head) and (head.startswith(_FIELDS) or any(field.startswith(head) for field in _FIELDS))
+        if head.startswith(_FIELDS):
+            return True
+        return None if any(field.startswith(head) for field in _FIELDS) else False
+
+
+def _begun(head: bytes) -> bytes:
+    """Return `head` from its first byte that says something."""
+    head = head.lstrip()
+    while head.startswith(_BOM):
+        head = head[len(_BOM) :].lstrip()
+    return head

@@ -7,16 +7,17 @@ layers between put around every read. Where something else is below, or the body
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
 
-_DRAIN_LIMIT = 64 * 2**10  # bytes
+_PIECE_LIMIT = 64 * 2**10  # bytes handed on at once: what is unpacked may be a thousand times what was sent
 
 
-class Source(Protocol):
-    """Give an answer's bytes."""
+class ByteStream(Protocol):
+    """An answer's bytes."""
 
     async def read(self) -> bytes:
         """Return what has arrived, waiting until something has; b"" at the end."""
@@ -29,17 +30,17 @@ class Source(Protocol):
 
     @property
     def at_end(self) -> bool:
-        """Tell whether nothing is left to read, as far as that is known."""
+        """Return whether nothing is left to read, as far as that is known."""
 
 
-def open_source(stream: Any) -> Source:
-    """Return the source below `stream`, an `openai.AsyncStream`."""
+def open_byte_stream(stream: Any) -> ByteStream:
+    """Return the bytes below `stream`, an `openai.AsyncStream`."""
     below = _aiohttp_response(stream.response)
-    return DirectSource(stream, below) if below is not None else ResponseSource(stream)
+    return DirectStream(stream, below) if below is not None else ResponseStream(stream)
 
 
-class DirectSource:
-    """Read from aiohttp's reader."""
+class DirectStream:
+    """Reads from aiohttp's reader."""
 
     def __init__(self, stream: Any, below: ClientResponse) -> None:
         self._stream = stream
@@ -48,7 +49,7 @@ class DirectSource:
 
     @property
     def at_end(self) -> bool:
-        """Tell whether nothing is left to read."""
+        """Return whether nothing is left to read."""
         return self._below.content.at_eof()
 
     async def close(self) -> None:
@@ -62,21 +63,29 @@ class DirectSource:
             self._below.close()
 
 
-class ResponseSource:
-    """Read through the response's public interface."""
+class ResponseStream:
+    """Reads through the response's public interface, which also unpacks."""
 
     def __init__(self, stream: Any) -> None:
         self._response = stream.response
         self._bytes = stream.response.aiter_bytes()
+        self._rest = b""
         self.at_end = False
 
     async def read(self) -> bytes:
         """Return what has arrived, waiting until something has; b"" at the end."""
-        async for data in self._bytes:
-            if data:
-                return bytes(data)
-        self.at_end = True
-        return b""
+        if self._rest:
+            await asyncio.sleep(0)  # the others' turn: a packed stream can be all there at once
+        else:
+            async for data in self._bytes:
+                if data:
+                    self._rest = bytes(data)
+                    break
+            else:
+                self.at_end = True
+                return b""
+        data, self._rest = self._rest[:_PIECE_LIMIT], self._rest[_PIECE_LIMIT:]
+        return data
 
     async def close(self) -> None:
         """Close the connection, or give it back if all was read."""

@@ -11,25 +11,30 @@ NONE = msgspec.Raw(b"")
 
 
 class Delta(msgspec.Struct, gc=False):
-    """Hold what one chunk adds. vLLM calls reasoning `reasoning`, older servers `reasoning_content`."""
+    """What one chunk adds. vLLM calls reasoning `reasoning`, older servers `reasoning_content`."""
 
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
+    refusal: str | None = None
     tool_calls: msgspec.Raw = NONE
+    function_call: msgspec.Raw = NONE
 
 
 class Choice(msgspec.Struct, gc=False):
-    """Hold one choice; `message` takes the place of `delta` in a whole completion."""
+    """One choice; `message` takes the place of `delta` in a whole completion."""
 
-    index: int = 0
+    index: int | None = 0
     delta: Delta | None = None
     message: Delta | None = None
     finish_reason: str | None = None
+    logprobs: dict[str, Any] | None = None
+    usage: msgspec.Raw = NONE
+    error: msgspec.Raw = NONE
 
 
 class Chunk(msgspec.Struct, gc=False):
-    """Hold one chunk; what is looked at once per answer, or never, stays undecoded."""
+    """One chunk; what is looked at once per answer, or never, stays undecoded."""
 
     choices: list[Choice] | msgspec.UnsetType | None = msgspec.UNSET
     usage: msgspec.Raw = NONE
@@ -38,11 +43,17 @@ class Chunk(msgspec.Struct, gc=False):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Hold the tokens that the server counted."""
+    """The tokens that the server counted; 0 where it did not say.
+
+    `cached_tokens` is the part of the prompt that the server had seen before, `reasoning_tokens` the part of the
+    completion that was thinking.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     total_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 decode_chunk = msgspec.json.Decoder(Chunk).decode
@@ -50,41 +61,36 @@ decode_chunk = msgspec.json.Decoder(Chunk).decode
 
 
 def loads(data: bytes | str) -> Any:
-    """Decode any JSON, forgiving bytes that are not UTF-8; raises ValueError."""
-    return json.loads(data.decode("utf-8", "replace") if isinstance(data, bytes) else data)
+    """Decode any JSON, forgiving bytes that are not UTF-8; raises ValueError, for nesting without end too."""
+    try:
+        return json.loads(data.decode("utf-8", "replace") if isinstance(data, bytes) else data, parse_int=_integer)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _integer(digits: str) -> int | str:
+    """Return the number; what no field holds stays text: Python refuses to turn thousands of digits into a number."""
+    return int(digits) if len(digits) < 100 else digits[:20] + "..."
+
+
+def dumps(value: object) -> str:
+    """Return `value`, which came from `loads`, as JSON; "..." for nesting without end."""
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (RecursionError, ValueError):
+        return "..."
+
+
+def clean(text: str) -> str:
+    """Return `text` as text that can be sent and printed: halves of characters joined, or replaced where alone."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def lenient_chunk(body: dict[str, Any]) -> Chunk:
     """Return the chunk in `body`, without those fields whose type is another."""
-    choices = []
-    for raw in body.get("choices") or ():
-        if isinstance(raw, dict):
-            finish = raw.get("finish_reason")
-            index = raw.get("index")
-            choices.append(
-                Choice(
-                    index=index if isinstance(index, int) else 0,
-                    delta=_delta(raw.get("delta")),
-                    message=_delta(raw.get("message")),
-                    finish_reason=finish if isinstance(finish, str) else None,
-                )
-            )
-    return Chunk(choices=choices, usage=msgspec.Raw(json.dumps(body.get("usage")).encode()))
-
-
-def _delta(raw: object) -> Delta | None:
-    if not isinstance(raw, dict):
-        return None
-    content = raw.get("content")
-    if isinstance(content, list):  # content parts, as Mistral's servers send them
-        texts = [part.get("text") for part in content if isinstance(part, dict)]
-        content = "".join(text for text in texts if isinstance(text, str))
-    reasoning = raw.get("reasoning") or raw.get("reasoning_content")
-    return Delta(
-        content=content if isinstance(content, str) else None,
-        reasoning=reasoning if isinstance(reasoning, str) else None,
-        tool_calls=msgspec.Raw(json.dumps(raw["tool_calls"]).encode()) if raw.get("tool_calls") else NONE,
-    )
+    raw = body.get("choices")
+    choices = [_choice(choice) for choice in raw if isinstance(choice, dict)] if isinstance(raw, list) else None
+    return Chunk(choices=choices, usage=_raw(body.get("usage")))
 
 
 def usage_of(raw: msgspec.Raw) -> Usage | None:
@@ -93,28 +99,78 @@ def usage_of(raw: msgspec.Raw) -> Usage | None:
     if not data or data == b"null":
         return None
     try:
-        return msgspec.json.decode(data, type=Usage)
-    except msgspec.DecodeError:
+        counted = loads(data)
+    except ValueError:
         return None
+    if not isinstance(counted, dict):
+        return None
+    of_prompt, of_completion = counted.get("prompt_tokens_details"), counted.get("completion_tokens_details")
+    usage = Usage(
+        prompt_tokens=_count(counted, "prompt_tokens"),
+        completion_tokens=_count(counted, "completion_tokens"),
+        total_tokens=_count(counted, "total_tokens"),
+        cached_tokens=_count(of_prompt, "cached_tokens")
+        or _count(counted, "cached_tokens")
+        or _count(counted, "prompt_cache_hit_tokens"),
+        reasoning_tokens=_count(of_completion, "reasoning_tokens"),
+    )
+    return usage if usage != Usage() or "completion_tokens" in counted else None
 
 
-def add_tool_calls(calls: list[dict[str, Any]], raw: msgspec.Raw) -> bool:
-    """Add the (pieces of) tool calls in `raw` to `calls`, in the API's shape; tell whether there were any."""
-    data = bytes(raw)
-    pieces = loads(data) if data else None
-    if not isinstance(pieces, list) or not pieces:
-        return False
-    for position, piece in enumerate(pieces):
-        if not isinstance(piece, dict):
-            continue
-        index = piece.get("index")
-        index = index if isinstance(index, int) and 0 <= index <= len(calls) else min(position, len(calls))
-        if index == len(calls):
-            calls.append({"id": "", "type": "function", "function": {"name": "", "arguments": ""}})
-        call = calls[index]
-        call["id"] = piece.get("id") or call["id"]
-        function = piece.get("function")
-        if isinstance(function, dict):
-            call["function"]["name"] = function.get("name") or call["function"]["name"]
-            call["function"]["arguments"] += function.get("arguments") or ""
-    return True
+def _count(counted: object, name: str) -> int:
+    number = counted.get(name) if isinstance(counted, dict) else None
+    if isinstance(number, float) and number.is_integer():
+        number = int(number)
+    return number if isinstance(number, int) and not isinstance(number, bool) and number > 0 else 0
+
+
+def _choice(raw: dict[str, Any]) -> Choice:
+    finish, index, logprobs = raw.get("finish_reason"), raw.get("index"), raw.get("logprobs")
+    if isinstance(finish, dict):
+        finish = finish.get("type")  # SGLang's own shape
+    return Choice(
+        index=index if isinstance(index, int) else 0,
+        delta=_delta(raw.get("delta")),
+        message=_delta(raw.get("message")),
+        finish_reason=clean(finish) if isinstance(finish, str) else None,
+        logprobs=logprobs if isinstance(logprobs, dict) else None,
+        usage=_raw(raw.get("usage")),
+        error=_raw(raw.get("error")),
+    )
+
+
+def _delta(raw: object) -> Delta | None:
+    if not isinstance(raw, dict):
+        return None
+    content, thought = raw.get("content"), ""
+    if isinstance(content, list):  # content parts, as Mistral's servers send them
+        thought = "".join(_text(part, "thinking") for part in content)
+        content = "".join(_text(part, "text") for part in content)
+    reasoning = raw.get("reasoning") or raw.get("reasoning_content") or thought
+    refusal = raw.get("refusal")
+    return Delta(
+        content=content if isinstance(content, str) else None,
+        reasoning=clean(reasoning) if isinstance(reasoning, str) else None,
+        refusal=clean(refusal) if isinstance(refusal, str) else None,
+        tool_calls=_raw(raw.get("tool_calls")),
+        function_call=_raw(raw.get("function_call")),
+    )
+
+
+def _text(part: object, name: str) -> str:
+    """Return the text of kind `name` in a content part; of thoughts, which are parts again, all."""
+    if isinstance(part, str):
+        return part if name == "text" else ""
+    found = part.get(name) if isinstance(part, dict) else None
+    if isinstance(found, list):
+        return "".join(_text(inner, "text") for inner in found)
+    return found if isinstance(found, str) else ""
+
+
+def _raw(value: object) -> msgspec.Raw:
+    if not value:
+        return NONE
+    try:
+        return msgspec.Raw(json.dumps(value).encode())
+    except (RecursionError, ValueError):
+        return NONE

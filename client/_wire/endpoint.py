@@ -11,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx2
 import openai
 
+from client._wire.dialect import Dialect
 from client.errors import ConfigurationError
 from client.settings import FIRST_TOKEN_TIMEOUT, NO_KEY, RUNPOD_FIRST_TOKEN_TIMEOUT
 
@@ -42,6 +43,7 @@ class Endpoint:
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self.fallback = fallback
+        self.dialect = Dialect()
         self.base_url = (settings.fallback_base_url or "") if fallback else settings.base_url
         key = (settings.fallback_api_key if fallback else settings.api_key).get_secret_value()
         self.keys = tuple(

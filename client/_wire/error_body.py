@@ -5,17 +5,34 @@ RunPod's gateway sends errors under HTTP 200, and its workers wrap them as JSON 
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from client._wire.chunk import loads
+from client._wire.chunk import clean, dumps, loads
 
 JOB_STATES = frozenset({"IN_QUEUE", "IN_PROGRESS", "RUNNING", "COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"})
 
-_STATUS_KEYS = ("status", "status_code", "statusCode", "http_status", "code")
-_MESSAGE_KEYS = ("message", "error_message", "detail", "error", "msg", "title")
+_DEPTH = 4  # errors within errors
+_TEXT_LIMIT = 20_000  # characters of a message that are looked at
+_STATUS_KEYS = ("status", "status_code", "statusCode", "http_status", "code", "error_code", "errorCode")
+_MESSAGE_KEYS = (
+    "message",
+    "error_message",
+    "errorMessage",
+    "error_msg",
+    "detail",
+    "error",
+    "msg",
+    "status_msg",
+    "faultstring",
+    "title",
+    "reason",
+)
+# What says, in a body that is no answer, that a message beside it is an error's.
+_ERROR_SIGNS = ("code", "status", "statusCode", "status_code", "type", "error_code", "errorCode", "success")
+_WRAPPERS = ("errors", "exception", "fault", "base_resp")
+_HARMLESS = ("ping", "keepalive", "keep-alive", "keep_alive", "heartbeat", "info", "status", "progress")
 _NAMED = {
     "model_not_found": 404,
     "modelnotfounderror": 404,
@@ -25,6 +42,7 @@ _NAMED = {
     "badrequesterror": 400,
     "bad_request": 400,
     "context_length_exceeded": 400,
+    "exceed_context_size_error": 400,
     "invalid_api_key": 401,
     "authentication_error": 401,
     "authenticationerror": 401,
@@ -39,30 +57,34 @@ _NAMED = {
     "api_error": 500,
     "internal_error": 500,
     "internalservererror": 500,
+    "internal_server_error": 500,
     "overloaded_error": 503,
     "service_unavailable": 503,
+    "unavailable_error": 503,
 }
-_STATUS_IN_TEXT = re.compile(r"(?i)\b(?:http(?:/[\d.]+)?|status(?: code)?|error code)[\s:=]+([45]\d\d)\b")
+_STATUS_IN_TEXT = re.compile(r"(?i)\b(?:http(?:/[\d.]+)?|status(?: code)?|error code)[\s:=]{1,9}([45]\d\d)\b")
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Hold an error that a body spoke of: its text, its HTTP status if it named one, its code or type.
+class ErrorBody:
+    """An error that a body spoke of: its text, its HTTP status if it named one, its code or type.
 
     `hinted` is a status that only the text spoke of ("HTTP 429"): worker-vllm's errors have it nowhere else.
+    `parameter` is the request's parameter that is to blame, where the server named one.
     """
 
     message: str
     status: int | None = None
     kind: str = ""
     hinted: int | None = None
+    parameter: str = ""
 
 
-def find_problem(body: object, depth: int = 0) -> Problem | None:
+def find_error(body: object, depth: int = 0) -> ErrorBody | None:
     """Return the error in a decoded body, or None where it holds none."""
     if isinstance(body, list):
-        return find_problem(body[0], depth + 1) if body and depth < 4 else None
-    if not isinstance(body, dict) or depth > 4:
+        return find_error(body[0], depth + 1) if body and depth < _DEPTH else None
+    if not isinstance(body, dict) or depth > _DEPTH:
         return None
     error = body.get("error")
     if error:
@@ -74,49 +96,76 @@ def find_problem(body: object, depth: int = 0) -> Problem | None:
         return None
     if body.get("detail"):
         return _read(body, depth)
-    if body.get("message") and (_status(body) is not None or str(body.get("type", "")).lower() in _NAMED):
+    for name in _WRAPPERS:
+        wrapped = body.get(name)
+        if wrapped and (name != "base_resp" or (isinstance(wrapped, dict) and wrapped.get("status_code"))):
+            inner = _read(wrapped[0] if isinstance(wrapped, list) else wrapped, depth)
+            return replace(inner, status=inner.status or _status(body))
+    if _blames(body):
         return _read(body, depth)
     if body.get("output"):
-        return find_problem(body["output"], depth + 1)
+        return find_error(body["output"], depth + 1)
     return None
 
 
-def read_problem(body: object) -> Problem:
+def read_error(body: object) -> ErrorBody:
     """Return the error that `body` is known to be."""
-    return find_problem(body) or _read(body, 0)
+    return find_error(body) or _read(body, 0)
 
 
 def job_state(body: object) -> str | None:
     """Return the state of a RunPod job, if that is what `body` is."""
-    if isinstance(body, dict) and "choices" not in body and body.get("status") in JOB_STATES:
-        return str(body["status"])
-    return None
+    if not isinstance(body, dict) or "choices" in body:
+        return None
+    state = body.get("status")
+    return state if isinstance(state, str) and state in JOB_STATES else None
 
 
-def _read(error: object, depth: int) -> Problem:
+def _blames(body: dict[str, Any]) -> bool:
+    """Return whether a body without choices and without `error` has an error's message, and a sign that it is one."""
+    if not any(isinstance(body.get(key), str) and body[key] for key in _MESSAGE_KEYS if key not in ("title", "reason")):
+        return False
+    if _status(body) is not None:
+        return True
+    kind = str(body.get("type") or body.get("status") or "").lower()[:40]
+    return kind not in _HARMLESS and any(body.get(sign) is not None for sign in _ERROR_SIGNS)
+
+
+def _read(error: object, depth: int) -> ErrorBody:
     if isinstance(error, str):
-        inner = _json(error)
-        if inner is not None and depth < 4:
-            return find_problem(inner, depth + 1) or _read(inner, depth + 1)
-        return Problem(error, hinted=_status_in(error))
+        return _read_text(error, depth)
+    if isinstance(error, list) and error and depth < _DEPTH:
+        return _read(error[0], depth + 1)
     if not isinstance(error, dict):
-        return Problem(json.dumps(error))
-    kind = str(error.get("code") or "") if not _number(error.get("code")) else ""
-    kind = kind or str(error.get("type") or error.get("error_type") or "")
-    message: Any = next((error[key] for key in _MESSAGE_KEYS if error.get(key)), None)
+        return ErrorBody(_shown(error))
+    code = error.get("code")
+    kind = _word(code) if not _number(code) else ""
+    kind = kind or _word(error.get("type")) or _word(error.get("error_type"))
+    message = next((error[key] for key in _MESSAGE_KEYS if error.get(key)), None)
     status = _status(error)
-    if isinstance(message, str):
-        inner = _json(message)
-        if inner is not None and depth < 4:
-            within = find_problem(inner, depth + 1) or _read(inner, depth + 1)
-            return replace(within, status=status or within.status, kind=within.kind or kind)
-    elif isinstance(message, dict) and depth < 4:
-        within = _read(message, depth + 1)
-        return replace(within, status=status or within.status, kind=within.kind or kind)
-    text = message if isinstance(message, str) else json.dumps(message or error)
-    names = (error.get("code"), error.get("type"))
-    status = status or next((_NAMED[str(name).lower()] for name in names if str(name).lower() in _NAMED), None)
-    return Problem(text, status, kind, _status_in(text))
+    parameter = _word(error.get("param"))
+    if depth < _DEPTH:
+        inner = _json(message) if isinstance(message, str) else message if isinstance(message, dict) else None
+        if inner is not None:
+            within = find_error(inner, depth + 1) or _read(inner, depth + 1)
+            return replace(
+                within,
+                status=status or within.status,
+                kind=within.kind or kind,
+                parameter=within.parameter or parameter,
+            )
+    text = clean(message[:_TEXT_LIMIT]) if isinstance(message, str) else _shown(message or error)
+    names = (_word(code).lower(), _word(error.get("type")).lower())
+    status = status or next((_NAMED[name] for name in names if name in _NAMED), None)
+    return ErrorBody(text, status, kind, _status_in(text), parameter)
+
+
+def _read_text(text: str, depth: int) -> ErrorBody:
+    inner = _json(text)
+    if inner is not None and depth < _DEPTH:
+        return find_error(inner, depth + 1) or _read(inner, depth + 1)
+    text = clean(text[:_TEXT_LIMIT])
+    return ErrorBody(text, hinted=_status_in(text))
 
 
 def _status(body: dict[str, Any]) -> int | None:
@@ -129,6 +178,14 @@ def _number(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 400 <= value <= 599 else None
 
 
+def _word(value: object) -> str:
+    return clean(value[:200]) if isinstance(value, str) else str(value) if isinstance(value, (int, float)) else ""
+
+
+def _shown(value: object) -> str:
+    return clean(dumps(value)[:_TEXT_LIMIT])
+
+
 def _status_in(text: str) -> int | None:
     found = _STATUS_IN_TEXT.search(text)
     return int(found[1]) if found else None
@@ -136,10 +193,10 @@ def _status_in(text: str) -> int | None:
 
 def _json(text: str) -> object:
     """Return the object or the list that `text` is the JSON of, or None."""
-    if not text.lstrip().startswith(("{", "[")):
+    if not text[:100].lstrip().startswith(("{", "[")):
         return None
     try:
         body: object = loads(text)
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
     return body if isinstance(body, (dict, list)) and body else None

@@ -6,14 +6,16 @@ import email.utils
 import re
 import time
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from client._wire.chunk import loads
-from client._wire.error_body import Problem, read_problem
-from client._wire.masking import mask, quote
+from client._wire.error_body import ErrorBody, read_error
+from client._wire.masking import MASK, mask, quote
 from client.errors import (
     AuthenticationError,
     BadRequestError,
+    ConfigurationError,
     LLMConnectionError,
     LLMError,
     LLMTimeoutError,
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 _TITLE = re.compile(r"(?is)<title[^>]*>(.*?)</title>")
 _TAGS = re.compile(r"(?is)<(script|style)\b.*?</\1>|<[^>]*>")
 _PAGE_LIMIT = 10_000  # characters: the expressions above take quadratic time on a page made to be slow
+_MASKED_DEPTH = 8
+_ITEMS = 50
 # The gateway waited for a worker in vain: sending it again would be a second billed job.
 _GATEWAY_TIMEOUTS = (408, 504, 524)
 
@@ -48,14 +52,14 @@ def from_exception(error: Exception, endpoint: Endpoint) -> LLMError | None:
     if isinstance(error, (openai.APIConnectionError, httpx2.TransportError, aiohttp.ClientError, OSError)):
         return _from_transport(error, endpoint)
     if isinstance(error, openai.APIError):
-        return from_problem(read_problem(error.body or error.message), endpoint)
+        return from_error_body(read_error(error.body or error.message), endpoint)
     if isinstance(error, (openai.OpenAIError, httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError)):
         return UnexpectedResponseError(f"{endpoint.name} could not be asked: {quote(str(error), endpoint.keys)}")
     return None
 
 
-def from_problem(
-    problem: Problem,
+def from_error_body(
+    body: ErrorBody,
     endpoint: Endpoint,
     *,
     status: int | None = None,
@@ -63,30 +67,49 @@ def from_problem(
     request_id: str | None = None,
 ) -> LLMError:
     """Return the error that the server spoke of, in a body under HTTP `status` (None for 200)."""
-    code = problem.status or problem.hinted
-    if status is not None and not (status >= 500 and problem.status and problem.status < 500):
+    code = body.status or body.hinted
+    if status is not None and not (status >= 500 and body.status and body.status < 500):
         code = status  # what HTTP says counts, unless a gateway wraps a worker's 4xx in its own 5xx
-    said = quote(problem.message, endpoint.keys)
+    said = quote(body.message, endpoint.keys)
     where = f"{endpoint.name}, HTTP {code}" if code is not None else endpoint.name
     kwargs: dict[str, Any] = {"status": code, "request_id": request_id}
+    failure: LLMError
     if code in (401, 403):
-        return AuthenticationError(
+        failure = AuthenticationError(
             f"The key was refused ({where}): {said}. Check {endpoint.variable('API_KEY')}.", **kwargs
         )
-    if code == 404 or problem.kind == "model_not_found":
-        if problem.kind == "model_not_found" or "model" in problem.message.lower():
-            return ModelNotFoundError(f"No such model ({where}): {said}", **kwargs)
-        return BadRequestError(f"Not found ({where}): {said}. Check {endpoint.variable('BASE_URL')}.", **kwargs)
-    if code == 429:
-        limited = RateLimitedError(f"Too many requests ({where}): {said}", **kwargs)
-        limited.retry_after = retry_after(headers or {})
-        return limited
-    if code is None or code >= 500 or code in (408, 409):
+    elif code == 404 or body.kind == "model_not_found":
+        if body.kind == "model_not_found" or "model" in body.message.lower():
+            failure = ModelNotFoundError(f"No such model ({where}): {said}", **kwargs)
+        else:
+            failure = BadRequestError(f"Not found ({where}): {said}. Check {endpoint.variable('BASE_URL')}.", **kwargs)
+    elif code == 429:
+        failure = RateLimitedError(f"Too many requests ({where}): {said}", **kwargs)
+    elif code is None or code >= 500 or code in (408, 409):
         lost = endpoint.is_runpod and code in _GATEWAY_TIMEOUTS
-        failed = ServerError(f"The server failed ({where}): {said}", retryable=not lost, **kwargs)
-        failed.retry_after = retry_after(headers or {})
-        return failed
-    return BadRequestError(f"The request was refused ({where}): {said}", **kwargs)
+        failure = ServerError(f"The server failed ({where}): {said}", retryable=not lost, **kwargs)
+    else:
+        failure = BadRequestError(f"The request was refused ({where}): {said}", **kwargs)
+    if isinstance(failure, (RateLimitedError, ServerError)):
+        failure.retry_after = retry_after(headers or {})
+    if isinstance(failure, (BadRequestError, ServerError)):
+        failure.parameter = body.parameter
+    return failure
+
+
+def unsendable(error: Exception) -> ConfigurationError:
+    """Return the error for arguments that cannot be sent: `error` came up before anything was."""
+    said = str(error) if isinstance(error, (TypeError, ValueError)) else type(error).__name__
+    return ConfigurationError(
+        f"The messages or options cannot be sent: {quote(said, ())}. They must be what JSON can hold: text, finite "
+        "numbers, true, false, None, lists and dictionaries of these."
+    )
+
+
+def request_id_of(headers: Mapping[str, str], endpoint: Endpoint) -> str | None:
+    """Return the header `x-request-id`, fit for a log, or None."""
+    value = headers.get("x-request-id")
+    return quote(value, endpoint.keys) if value else None
 
 
 def timed_out(phase: Phase, seconds: float | None, endpoint: Endpoint) -> LLMTimeoutError:
@@ -134,12 +157,17 @@ def hide_keys(error: BaseException, keys: tuple[str, ...]) -> None:
                     setattr(link, name, _masked(value, keys))
 
 
-def _masked(value: Any, keys: tuple[str, ...]) -> Any:
+def _masked(value: Any, keys: tuple[str, ...], depth: int = 0) -> Any:
+    """Return `value` masked, and no more of it than anybody reads."""
     if isinstance(value, str):
         return mask(value, keys)
+    if not isinstance(value, (dict, list)):
+        return value
+    if depth == _MASKED_DEPTH:
+        return MASK
     if isinstance(value, dict):
-        return {name: _masked(item, keys) for name, item in value.items()}
-    return [_masked(item, keys) for item in value] if isinstance(value, list) else value
+        return {mask(str(name), keys): _masked(item, keys, depth + 1) for name, item in islice(value.items(), _ITEMS)}
+    return [_masked(item, keys, depth + 1) for item in value[:_ITEMS]]
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -155,12 +183,12 @@ def _from_status(error: Any, endpoint: Endpoint) -> LLMError:
     if isinstance(body, str):
         try:
             body = loads(body)
-        except (ValueError, RecursionError):
+        except ValueError:
             body = readable(body)
-    problem = read_problem(body) if body else Problem("no reason given")
+    error_body = read_error(body) if body else ErrorBody("no reason given")
     headers = error.response.headers
-    return from_problem(
-        problem, endpoint, status=error.status_code, headers=headers, request_id=headers.get("x-request-id")
+    return from_error_body(
+        error_body, endpoint, status=error.status_code, headers=headers, request_id=request_id_of(headers, endpoint)
     )
 
 

@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import functools
 import inspect
-from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from types import FunctionType, MethodType
+from typing import TYPE_CHECKING, Any, TypeGuard
 
+from client._wire.chunk import clean
 from client._wire.turns import is_gemma, merge_turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from openai import NotGiven, Omit
+
+    Omitted = Omit | NotGiven
+
+_WRAPPERS = 10
 _NOT_IN_THE_BODY = ("model", "stream", "timeout", "extra_headers", "extra_query")
 
 
 def arguments(
-    messages: Iterable[Mapping[str, Any]], model: str, max_tokens: int, temperature: float, options: Mapping[str, Any]
+    messages: Iterable[Mapping[str, Any]],
+    model: str,
+    max_tokens: int | Omitted,
+    temperature: float | Omitted,
+    options: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the arguments for one streamed completion.
 
     Options that the openai client does not know (vLLM's `top_k`, `min_p`, ...) go into `extra_body`; an option of None
-    is left out.
+    is left out, and so is whatever is openai's `omit` or `NOT_GIVEN`.
+    Raises TypeError, ValueError and the like for what cannot be meant.
     """
+    if not isinstance(model, str):
+        raise TypeError("model must be a name")
     found: dict[str, Any] = {
         "model": model,
         "messages": merge_turns(messages) if is_gemma(model) else list(messages),
@@ -39,26 +52,57 @@ def arguments(
             continue
         if name in known:
             found[name] = value
-        else:
+        elif not is_omitted(value):
             extra.setdefault(name, value)
+    found = {name: value for name, value in found.items() if not is_omitted(value)}
     if extra:
         found["extra_body"] = extra
     return found
 
 
-def lightened(found: dict[str, Any], create: object) -> dict[str, Any]:
+def mended(value: Any) -> Any:
+    """Return `value` with halves of characters joined or replaced: JSON cannot be sent with one alone in it."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, dict):
+        return {mended(name): mended(item) for name, item in value.items()}
+    return [mended(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def is_omitted(value: object) -> TypeGuard[Omitted]:
+    """Return whether `value` is the openai client's own way to say that a field is to be left out."""
+    return type(value).__name__ in ("Omit", "NotGiven") and type(value).__module__.startswith("openai.")
+
+
+def is_the_sdks(create: object) -> bool:
+    """Return whether `create` is the openai client's own function, or an instrumentation's wrapper around it."""
+    for _ in range(_WRAPPERS):
+        if _is_own(create):
+            return True
+        if type(create).__module__ == "unittest.mock" or not hasattr(create, "__wrapped__"):
+            return False
+        create = create.__wrapped__
+    return False
+
+
+def without_the_sdks_walk(found: dict[str, Any], create: object) -> dict[str, Any]:
     """Return the arguments in the form that costs the least, if `create` is the openai client's own.
 
     It walks through every argument once for each type that it may have, to find nothing to change in ours: a
     millisecond of the event loop's time for a few messages. What comes in `extra_body` it takes as it is.
     """
-    own = getattr(create, "__func__", None)
-    # Neither a test's mock nor an instrumentation's wrapper: those want to see the messages.
-    if not isinstance(own, FunctionType) or own.__globals__["__name__"] != "openai._utils._utils":
+    # Neither a test's mock nor an instrumentation's wrapper (wrapt's passes for a method but by its type): those want
+    # to see the messages.
+    if type(create) is not MethodType or not _is_own(create):
         return found
     kept = {name: found[name] for name in _NOT_IN_THE_BODY if name in found}
     rest = {name: value for name, value in found.items() if name not in _NOT_IN_THE_BODY and name != "extra_body"}
     return {**kept, "messages": (), "extra_body": {**rest, **found.get("extra_body", {})}}
+
+
+def _is_own(create: object) -> bool:
+    own = getattr(create, "__func__", create)
+    return isinstance(own, FunctionType) and own.__globals__["__name__"].startswith("openai.")
 
 
 @functools.cache

@@ -134,3 +134,39 @@ def test_turns(given: list[dict[str, Any]], merged: list[dict[str, Any]] | None)
 async def test_turns_are_merged_for_gemma_only(server: FakeOpenAI, make: Make, model: str, count: int) -> None:
     await make(model=model).generate([turn("user", "a"), turn("user", "b")])
     assert len(server.requests[0].json["messages"]) == count
+
+
+async def test_complete(server: FakeOpenAI, make: Make) -> None:
+    usage = {
+        "prompt_tokens": 9,
+        "completion_tokens": 5,
+        "total_tokens": 14,
+        "prompt_tokens_details": {"cached_tokens": 4},
+        "completion_tokens_details": {"reasoning_tokens": 2},
+    }
+    token = {"token": "Hi", "logprob": -0.1, "bytes": [72, 105], "top_logprobs": []}
+    chunk = piece("Hi", reasoning="hm")
+    chunk["choices"][0]["logprobs"] = {"content": [token]}
+    server.script(events(chunk, piece(finish="length"), {**piece(), "choices": [], "usage": usage}))
+    done = await make().complete(HELLO, logprobs=True)
+    assert (str(done), done.text, done.finish_reason, done.reasoning) == ("Hi", "Hi", "length", "hm")
+    assert done.usage is not None
+    assert (done.usage.prompt_tokens, done.usage.cached_tokens, done.usage.reasoning_tokens) == (9, 4, 2)
+    assert (done.logprobs, done.refusal, done.tool_calls, done.request_id) == ([token], None, [], "chatcmpl-1")
+    assert (done.stats.tokens, done.stats.estimated) == (5, False)
+
+
+async def test_a_refusal_is_kept(server: FakeOpenAI, make: Make) -> None:
+    server.default = events(piece(refusal="I can't "), piece(refusal="help."), piece(finish="stop"))
+    done = await make().complete(HELLO)
+    assert (done.refusal, done.text) == ("I can't help.", "I can't help.")
+    assert await make().generate(HELLO) == "I can't help."
+
+
+async def test_usage_inside_the_choice(server: FakeOpenAI, make: Make) -> None:
+    last = piece(finish="stop")
+    last["choices"][0]["usage"] = {"prompt_tokens": 3, "completion_tokens": 7, "total_tokens": 10}
+    server.script(events(piece("Hi"), last))
+    done = await make().complete(HELLO)
+    assert done.usage is not None
+    assert (done.usage.completion_tokens, done.stats.tokens) == (7, 7)
