@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.support.fake_openai import FakeOpenAI, reply, say
 
 ROOT = Path(__file__).parents[2]
@@ -43,16 +45,24 @@ async def test_the_application_streams_and_a_disconnect_ends_the_upstream_reques
                 log += await program.stderr.readline()
         port = int(log.rsplit(b":", 1)[1].split()[0])
 
-        async def get(question: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        async def get(question: str, header: str = "") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(f"GET /ask?q={question} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+            head = f"GET /ask?q={question} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{header}\r\n"
+            writer.write(head.encode())
             return reader, writer
 
         reader, writer = await get("hi")
         answered = (await reader.read()).decode()
         writer.close()
         pieces = [json.loads(data) for data in re.findall(r"^data: (.*?)\r?$", answered, re.MULTILINE)]
-        assert pieces == ["Hel", "lo"]
+        assert pieces == ["Hel", "lo", "stop"]
+        assert answered.rstrip("\r\n0").endswith('event: end\ndata: "stop"')
+        assert "id: asked" in answered
+
+        reader, writer = await get("hi", "Last-Event-ID: asked\r\n")  # as an EventSource does when a stream has ended
+        assert (await reader.read()).startswith(b"HTTP/1.1 204")  # which ends it
+        writer.close()
+        assert len(server.requests) == 1
         assert "text/event-stream" in answered
         assert server.requests[0].json["messages"] == [{"role": "user", "content": "hi"}]
 
@@ -60,7 +70,9 @@ async def test_the_application_streams_and_a_disconnect_ends_the_upstream_reques
         reader, writer = await get("hi")
         answered = (await reader.read()).decode()
         writer.close()
-        assert "event: error" in answered
+        assert "event: failed" in answered  # `error` is EventSource's own
+        assert "event: error" not in answered
+        assert "event: end\ndata: null" in answered
         assert "too long" in answered
 
         server.script(say(*["la "] * 1000, delay=0.02))
@@ -72,3 +84,21 @@ async def test_the_application_streams_and_a_disconnect_ends_the_upstream_reques
     finally:
         program.terminate()
         await program.communicate()
+
+
+@pytest.mark.parametrize("page", ["README.md", "client/README.md"])
+async def test_the_other_snippets_run_as_printed(server: FakeOpenAI, tmp_path: Path, page: str) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    scripts = [block for block in blocks if "FastAPI(" not in block]
+    assert scripts
+    for script in scripts:
+        program = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", script),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "LLM_BASE_URL": server.base_url},
+            cwd=tmp_path,
+        )
+        out, err = await program.communicate()
+        assert (program.returncode, err) == (0, b"")
+        assert out.startswith(b"Hello")
