@@ -95,7 +95,11 @@ class ServeSettings(Variables):
         "auto", "auto, bfloat16, float32 or float16", "type to compute in; `auto`: bfloat16 on a GPU, float32 without"
     )
     text_only: bool = setting(False, "0 or 1", "`1` leaves the vision tower out: less memory, no images")
-    tools: bool = setting(False, "0 or 1", "`1` turns on tool calls (pythonic parser, the kit's chat template)")
+    tools: bool | None = setting(
+        None,
+        "0 or 1",
+        "`1` lets requests bring tools; unset: `1` for Gemma 3, where a request without any is not touched, else `0`",
+    )
     kv_cache_space_gib: float | None = setting(
         None,
         "a size in GiB, more than 0",

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from client.settings import DEFAULT_MODEL
-from serving.engine.command import GEMMA_TEMPLATE, EngineCommand, build
+from serving.engine.command import GEMMA_TEMPLATE, TOOL_PARSER, TOOL_PARSER_FILES, EngineCommand, build
 from serving.engine.program import ROOT, find_engine, pinned_version
 from serving.errors import ConfigurationError, DoesNotFit
 from serving.hardware import nvml
@@ -40,6 +40,7 @@ PORT = 8000
 ROUTER_PORT = 30000
 START_S = 3600
 NAME = "gemma-vllm-kit"
+MOUNT = f"/etc/{NAME}"
 # The environment variables that hold secrets; they are named in what is written, and never filled in.
 SECRETS = ("VLLM_API_KEY", "HF_TOKEN")
 # How SkyPilot calls a card (`sky gpus list`), by a part of its driver's name; the longer part first.
@@ -75,8 +76,21 @@ class Deployment:
         """Return the GPUs of one replica."""
         return len(self.hardware.gpus)
 
+    @property
+    def tool_parser_files(self) -> tuple[Path, ...]:
+        """Return the files that vLLM loads to read tool calls; none if the command line loads none."""
+        return TOOL_PARSER_FILES if str(TOOL_PARSER) in self.command.argv else ()
+
+    @property
+    def templates(self) -> tuple[Path, ...]:
+        """Return the chat template of this checkout that the command line names, if it names one."""
+        return (GEMMA_TEMPLATE,) if str(GEMMA_TEMPLATE) in self.command.argv else ()
+
     def flags(self, *, without: Mapping[str, int] | None = None) -> list[str]:
-        """Return vLLM's arguments after the model, `without` some flags, each with how many values it takes."""
+        """Return vLLM's arguments after the model, `without` some flags, each with how many values it takes.
+
+        The files of this checkout are named as they are mounted there.
+        """
         words, kept = list(self.command.argv[3:]), []
         while words:
             word = words.pop(0)
@@ -84,7 +98,8 @@ class Deployment:
                 del words[: without[word]]
             else:
                 kept.append(word)
-        return kept
+        mounted = {str(path): f"{MOUNT}/{path.name}" for path in (*self.tool_parser_files, *self.templates)}
+        return [mounted.get(word, word) for word in kept]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -166,7 +181,11 @@ def helm(args: argparse.Namespace) -> str:
         model["shmSize"] = "20Gi"
     if args.replicas > 1:
         model["pvcAccessMode"] = ["ReadWriteMany"]  # one claim holds the weights for all of them
-    if made.settings.tools:
+    files = made.tool_parser_files
+    if files:
+        model["extraVolumes"] = [{"name": NAME, "configMap": {"name": NAME}}]
+        model["extraVolumeMounts"] = [{"name": NAME, "mountPath": MOUNT, "readOnly": True}]
+    if made.templates:
         model |= {"chatTemplate": GEMMA_TEMPLATE.name, "chatTemplateConfigMap": GEMMA_TEMPLATE.read_text("utf-8")}
     engine: dict[str, Any] = {"modelSpec": [model], "startupProbe": _probe(failures=START_S // 10)}
     keys = ["--from-file=hf-token=FILE"]
@@ -176,6 +195,11 @@ def helm(args: argparse.Namespace) -> str:
     head = (
         "vLLM's production stack (https://github.com/vllm-project/production-stack). Secrets first, each from a file:",
         f"  kubectl create secret generic {NAME} {' '.join(keys)}",
+        *(
+            [f"  kubectl create configmap {NAME} {shlex.join(f'--from-file={file}' for file in files)}"]
+            if files
+            else []
+        ),
         "  helm repo add vllm https://vllm-project.github.io/production-stack",
         "  helm install gemma vllm/vllm-stack -f THIS_FILE",
     )
@@ -206,9 +230,8 @@ def skypilot(args: argparse.Namespace) -> str:
         "secrets": dict.fromkeys(secrets),
         "run": shlex.join(words),
     }
-    if made.settings.tools:
-        task["file_mounts"] = {f"/etc/{NAME}/{GEMMA_TEMPLATE.name}": str(GEMMA_TEMPLATE)}
-        task["run"] = task["run"].replace(str(GEMMA_TEMPLATE), f"/etc/{NAME}/{GEMMA_TEMPLATE.name}")
+    if files := (*made.tool_parser_files, *made.templates):
+        task["file_mounts"] = {f"{MOUNT}/{file.name}": str(file) for file in files}
     head = (
         "SkyPilot (https://docs.skypilot.co). Secrets come from your environment:",
         f"  sky serve up THIS_FILE {' '.join(f'--secret {name}' for name in secrets)}",
@@ -266,7 +289,7 @@ def systemd(args: argparse.Namespace) -> str:
         f"User={user}",
         f"WorkingDirectory={_quoted(str(ROOT))}",
         # Without the key's file a server that should ask for a key must not start; without a token it may.
-        f"EnvironmentFile={'' if made.settings.api_key else '-'}/etc/{NAME}.env",
+        f"EnvironmentFile={'' if made.settings.api_key else '-'}{MOUNT}.env",
         *(f"Environment={_quoted(f'{name}={value}')}" for name, value in sorted(env.items())),
         "ExecStart=" + " ".join(_quoted(word).replace("$", "$$") for word in made.command.argv),
         "Restart=on-failure",

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 
 VLLM_SIDE = Path(__file__).parents[1] / "vllm_side"
 GEMMA_TEMPLATE = VLLM_SIDE / "templates" / "gemma3.jinja"
+# vLLM loads the first, which finds the second beside it.
+TOOL_PARSER = VLLM_SIDE / "tool_parser" / "python_call_parser.py"
+TOOL_PARSER_FILES = (TOOL_PARSER, TOOL_PARSER.with_name("python_calls.py"))
+# Where a grammar allows white space between JSON's parts, a model may write nothing else until its tokens run out. The
+# backend must be named for that: of the two that can, this one takes more schemas (Decimal, patternProperties, ...).
+STRUCTURED_OUTPUTS = {"backend": "xgrammar", "disable_any_whitespace": True}
 # The Gemma team's advice. Given here since quantised checkpoints may lack the generation_config.json that says it.
 GEMMA_SAMPLING = {"temperature": 1.0, "top_k": 64, "top_p": 0.95, "min_p": 0.0}
 
@@ -65,17 +71,25 @@ def build(
     sampling = sampling or (GEMMA_SAMPLING if gemma else None)
     if sampling:
         args += ["--override-generation-config", json.dumps(sampling)]
-    if settings.tools:
-        args += ["--enable-auto-tool-choice", "--tool-call-parser", "pythonic"]
-        chat_template = chat_template or (GEMMA_TEMPLATE if gemma else None)
+    args += ["--structured-outputs-config", json.dumps(STRUCTURED_OUTPUTS)]
+    middleware = []
+    if settings.tools or (settings.tools is None and gemma):
+        args += ["--enable-auto-tool-choice", "--exclude-tools-when-tool-choice-none"]
+        args += ["--tool-parser-plugin", str(TOOL_PARSER), "--tool-call-parser", "python_calls"]
+    else:
+        middleware.append("tools_off.ToolsOff")
+    chat_template = chat_template or (GEMMA_TEMPLATE if gemma else None)
     if chat_template:
         args += ["--chat-template", str(chat_template), "--chat-template-content-format", "openai"]
     # CUDA itself would count the fastest GPU first, and not as NVML, and so the plan, does.
     env = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | plan.env
     env |= {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": _vllm_level(settings.log_level)}
     if settings.api_key:
-        args += ["--middleware", "api_key_guard.ApiKeyGuard"]
-        env |= {"VLLM_API_KEY": settings.api_key.get_secret_value(), "PYTHONPATH": str(VLLM_SIDE / "middleware")}
+        middleware.append("api_key_guard.ApiKeyGuard")
+        env["VLLM_API_KEY"] = settings.api_key.get_secret_value()
+    for name in middleware:
+        args += ["--middleware", name]
+        env["PYTHONPATH"] = str(VLLM_SIDE / "middleware")
     if settings.hf_token:
         env["HF_TOKEN"] = settings.hf_token.get_secret_value()
     if offline:

@@ -14,6 +14,7 @@ from tests.support.serving import ROOT, Serve, clean_environment
 
 SERVE = (sys.executable, "-m", "serving", "serve")
 H100 = "NVIDIA H100 80GB HBM3"
+VLLM_SIDE = ROOT / "serving" / "vllm_side"
 
 
 @pytest.fixture
@@ -57,6 +58,11 @@ def expected(engine, gpus):
         *["--shutdown-timeout", "30"],
         *["--disable-access-log-for-endpoints", "/health,/ping,/metrics"],
         *["--override-generation-config", '{"temperature": 1.0, "top_k": 64, "top_p": 0.95, "min_p": 0.0}'],
+        *["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}'],
+        *["--enable-auto-tool-choice", "--exclude-tools-when-tool-choice-none"],
+        *["--tool-parser-plugin", f"{VLLM_SIDE}/tool_parser/python_call_parser.py"],
+        *["--tool-call-parser", "python_calls"],
+        *["--chat-template", f"{VLLM_SIDE}/templates/gemma3.jinja", "--chat-template-content-format", "openai"],
     ]
 
 
@@ -77,7 +83,7 @@ def test_settings_reach_the_command_line_and_extra_arguments_come_last(engine):
         SERVE_MAX_MODEL_LEN="9000",
         SERVE_MAX_NUM_SEQS="9",
         SERVE_TEXT_ONLY="1",
-        SERVE_TOOLS="1",
+        SERVE_TOOLS="0",
         SERVE_HOST="0.0.0.0",
         SERVE_API_KEY="hush-hush",
         LLM_MODEL="gemma",
@@ -89,13 +95,13 @@ def test_settings_reach_the_command_line_and_extra_arguments_come_last(engine):
         "--max-model-len 9000",
         "--max-num-seqs 9",
         "--language-model-only",
-        "--enable-auto-tool-choice --tool-call-parser pythonic",
         "templates/gemma3.jinja",
         "--host 0.0.0.0",
         "--served-model-name gemma",
-        "--middleware api_key_guard.ApiKeyGuard",
+        "--middleware tools_off.ToolsOff --middleware api_key_guard.ApiKeyGuard",
     ):
         assert part in line
+    assert "--tool-call-parser" not in line
     assert line.endswith("--seed 1 --generation-config vllm")
     assert "hush" not in done.stdout + done.stderr
 

@@ -22,7 +22,8 @@ TOOLS = ("skypilot==0.14.1", "vllm-router==0.1.17")
 # What the chart's values.schema.json (version 0.1.12) and its engine template know.
 CHART_MODEL = {
     "name", "repository", "tag", "modelURL", "replicaCount", "requestCPU", "requestMemory", "requestGPU", "pvcStorage",
-    "pvcAccessMode", "hf_token", "env", "vllmConfig", "shmSize", "chatTemplate", "chatTemplateConfigMap",
+    "pvcAccessMode", "hf_token", "env", "vllmConfig", "shmSize", "chatTemplate", "chatTemplateConfigMap", "extraVolumes",
+    "extraVolumeMounts",
 }  # fmt: skip
 
 
@@ -56,7 +57,7 @@ def served():
     done = subprocess.run(
         [sys.executable, "-m", "serving", "serve", "--dry-run"],
         cwd=ROOT,
-        env=clean_environment(SERVE_GPUS=H100, SERVE_TOOLS="1", SERVE_ENGINE="/bin/true"),
+        env=clean_environment(SERVE_GPUS=H100, SERVE_ENGINE="/bin/true"),
         capture_output=True,
         text=True,
         check=True,
@@ -70,8 +71,14 @@ def flags(words: list[str]) -> dict[str, str]:
     return {word: "" if value.startswith("--") else value for word, value in pairs if word.startswith("--")}
 
 
+def mounted(name: str) -> str:
+    """Return where a file of this checkout stands in what is exported."""
+    return f"/etc/gemma-vllm-kit/{name}"
+
+
 def test_helm_runs_the_same_model_with_the_same_flags(served):
-    values = yaml.safe_load(export("helm", "--gpus", H100, "--replicas", "2", SERVE_TOOLS="1"))
+    text = export("helm", "--gpus", H100, "--replicas", "2")
+    values = yaml.safe_load(text)
     (model,) = values["servingEngineSpec"]["modelSpec"]
 
     assert model.keys() <= CHART_MODEL
@@ -80,24 +87,35 @@ def test_helm_runs_the_same_model_with_the_same_flags(served):
     assert model["requestGPU"] == 1
     assert model["vllmConfig"]["enablePrefixCaching"] is True
     by_the_chart = {"--host": "127.0.0.1", "--port": "8000", "--chat-template": flags(served)["--chat-template"]}
-    assert flags(model["vllmConfig"]["extraArgs"]) | by_the_chart == flags(served)
-    assert "tool_code" in model["chatTemplateConfigMap"] or "bos_token" in model["chatTemplateConfigMap"]
+    parser = {"--tool-parser-plugin": mounted("python_call_parser.py")}
+    assert flags(model["vllmConfig"]["extraArgs"]) | by_the_chart == flags(served) | parser
+    assert "bos_token" in model["chatTemplateConfigMap"]
+    (volume,), (mount,) = model["extraVolumes"], model["extraVolumeMounts"]
+    assert volume["name"] == mount["name"]
+    assert mount["mountPath"] == str(Path(mounted("any")).parent)
+    (line,) = [line for line in text.splitlines() if f"kubectl create configmap {volume['configMap']['name']}" in line]
+    files = [word.removeprefix("--from-file=") for word in shlex.split(line) if word.startswith("--from-file=")]
+    assert {Path(file).name for file in files} == {"python_call_parser.py", "python_calls.py"}
+    assert all(Path(file).is_file() for file in files)
     assert values["servingEngineSpec"]["vllmApiKey"] == {"secretName": "gemma-vllm-kit", "secretKey": "api-key"}
 
 
 def test_skypilot_runs_the_same_model_with_the_same_flags(served):
-    task = yaml.safe_load(export("skypilot", "--gpus", H100, SERVE_TOOLS="1"))
+    task = yaml.safe_load(export("skypilot", "--gpus", H100))
     words = shlex.split(task["run"])
 
     assert words[:3] == ["vllm", "serve", served[0]]
-    assert flags(words) == flags(served) | {"--host": "0.0.0.0", "--chat-template": next(iter(task["file_mounts"]))}
+    there = {"--chat-template": mounted("gemma3.jinja"), "--tool-parser-plugin": mounted("python_call_parser.py")}
+    assert flags(words) == flags(served) | {"--host": "0.0.0.0"} | there
+    assert set(task["file_mounts"]) == {*there.values(), mounted("python_calls.py")}
+    assert all(Path(here).is_file() for here in task["file_mounts"].values())
     assert task["resources"]["accelerators"] == {"H100": 1}
     assert task["service"]["readiness_probe"]["initial_delay_seconds"] >= 1200
     assert task["secrets"] == {"VLLM_API_KEY": None, "HF_TOKEN": None}
 
 
 def test_systemd_runs_the_same_model_with_the_same_flags(served, engine):
-    unit = export("systemd", "--gpus", H100, SERVE_TOOLS="1", SERVE_ENGINE=str(engine))
+    unit = export("systemd", "--gpus", H100, SERVE_ENGINE=str(engine))
     (start,) = [line.removeprefix("ExecStart=") for line in unit.splitlines() if line.startswith("ExecStart=")]
     words = shlex.split(start)
 
@@ -152,7 +170,7 @@ def test_skypilot_and_the_router_accept_what_is_written(tmp_path):
     python = venv / "bin" / "python"
     subprocess.run([uv, "pip", "install", "-q", "--python", python, *TOOLS], check=True)
     service, script = tmp_path / "service.yaml", tmp_path / "router.sh"
-    export("skypilot", "--gpus", H100, "--replicas", "2", "--output", str(service), SERVE_TOOLS="1")
+    export("skypilot", "--gpus", H100, "--replicas", "2", "--output", str(service))
     urls = ("http://10.0.0.5:8000", "http://10.0.0.6:8000")
     export("router", *(word for url in urls for word in ("--url", url)), "--output", str(script))
 
