@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 VLLM_SIDE = Path(__file__).parents[1] / "vllm_side"
 GEMMA_TEMPLATE = VLLM_SIDE / "templates" / "gemma3.jinja"
-# vLLM loads the first, which finds the second beside it.
+# vLLM loads the first, which finds the others beside it.
 TOOL_PARSER = VLLM_SIDE / "tool_parser" / "python_call_parser.py"
-TOOL_PARSER_FILES = (TOOL_PARSER, TOOL_PARSER.with_name("python_calls.py"))
+TOOL_PARSER_FILES = (TOOL_PARSER, *(TOOL_PARSER.with_name(name) for name in ("python_calls.py", "python_literals.py")))
 # Where a grammar allows white space between JSON's parts, a model may write nothing else until its tokens run out. The
 # backend must be named for that: of the two that can, this one takes more schemas (Decimal, patternProperties, ...).
 STRUCTURED_OUTPUTS = {"backend": "xgrammar", "disable_any_whitespace": True}

@@ -18,40 +18,35 @@ still become a call: from the start of a line that begins like one. Nothing here
 from __future__ import annotations
 
 import json
-import math
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from python_literals import (
+    BLANK,
+    BREAKS,
+    DEEPEST,
+    END,
+    LONGEST_WORD,
+    NoCallError,
+    literal,
+    next_item,
+    read_value,
+    read_word,
+    skip,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
 
-    # A piece of the grammar: is sent character after character ("" at the end of the answer), returns what it has
-    # read and the first character behind it, and raises NoCallError as soon as no call can come of it.
-    Reading = Generator[None, str, tuple[Any, str]]
+    from python_literals import Reading
 
-END = ""
 SPACE = frozenset(" \t\r")
-BLANK = frozenset(" \t\r\n")
 LINE_END = frozenset(("\n", END))
-QUOTES = frozenset("\"'")
 SEPARATORS = frozenset(",;")
-BREAKS = BLANK | QUOTES | frozenset("()[]{},:=")
-WORDS = {"True": True, "true": True, "False": False, "false": False, "None": None, "null": None}
-INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9_]*)")
-DECIMAL = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?")
-ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.DOTALL)
-ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "a": "\a", "v": "\v", "\n": ""}
-ESCAPED |= {letter: letter for letter in "\\'\"/"}
 LINES = re.compile(r"[^\n]*\n|[^\n]+")
 FENCE = "```"
 TOOL_FENCE = "tool_code"
-LONGEST_WORD = 200
-DEEPEST = 32
-
-
-class NoCallError(Exception):
-    """What was read so far is the beginning of no call."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +167,7 @@ class CallReader:
 
 def _candidate(functions: Mapping[str, Sequence[str]], *, at_start: bool) -> Generator[None, str, list[Call]]:
     """Read the lines that a call would stand on, the end of the last one included."""
-    character = yield from _skip((yield), SPACE)
+    character = yield from skip((yield), SPACE)
     if character == "[":
         calls, character = yield from _list(functions)
     elif character == "`":
@@ -181,15 +176,9 @@ def _candidate(functions: Mapping[str, Sequence[str]], *, at_start: bool) -> Gen
         calls, character = yield from _bare(character, functions)
     else:
         raise NoCallError
-    if (yield from _skip(character, SPACE)) not in LINE_END:
+    if (yield from skip(character, SPACE)) not in LINE_END:
         raise NoCallError
     return calls
-
-
-def _skip(character: str, what: frozenset[str]) -> Generator[None, str, str]:
-    while character in what:
-        character = yield
-    return character
 
 
 def _bare(character: str, functions: Mapping[str, Sequence[str]]) -> Reading:
@@ -197,21 +186,21 @@ def _bare(character: str, functions: Mapping[str, Sequence[str]]) -> Reading:
     while True:
         call, character = yield from _call(character, functions)
         calls.append(call)
-        character = yield from _skip(character, SPACE)
+        character = yield from skip(character, SPACE)
         if character not in SEPARATORS:
             return calls, character
-        character = yield from _skip((yield), SPACE)
+        character = yield from skip((yield), SPACE)
         if character in LINE_END:
             return calls, character
 
 
 def _list(functions: Mapping[str, Sequence[str]]) -> Reading:
     calls = []
-    character = yield from _skip((yield), BLANK)
+    character = yield from skip((yield), BLANK)
     while True:
         call, character = yield from _call(character, functions)
         calls.append(call)
-        character = yield from _next_item(character, "]")
+        character = yield from next_item(character, "]")
         if character == "]":
             return calls, (yield)
 
@@ -229,7 +218,7 @@ def _fenced(functions: Mapping[str, Sequence[str]], *, any_word: bool) -> Readin
     if not any_word and word != TOOL_FENCE:
         raise NoCallError
     calls: list[Call] = []
-    while (character := (yield from _skip(character, BLANK))) != "`":
+    while (character := (yield from skip(character, BLANK))) != "`":
         if character == "#":  # a comment, up to the end of its line
             while character not in LINE_END:
                 character = yield
@@ -240,7 +229,7 @@ def _fenced(functions: Mapping[str, Sequence[str]], *, any_word: bool) -> Readin
         else:
             call, character = yield from _call(character, functions)
             calls.append(call)
-        character = yield from _skip(character, SPACE)
+        character = yield from skip(character, SPACE)
         if character in SEPARATORS:
             character = yield
         elif character not in ("\n", "`"):
@@ -258,11 +247,11 @@ def _call(character: str, functions: Mapping[str, Sequence[str]]) -> Reading:
     while character and any(known.startswith(name + character) for known in functions):
         name += character
         character = yield
-    if name not in functions or (yield from _skip(character, SPACE)) != "(":
+    if name not in functions or (yield from skip(character, SPACE)) != "(":
         raise NoCallError
     unnamed = iter(functions[name])
     arguments: dict[str, Any] = {}
-    character = yield from _skip((yield), BLANK)
+    character = yield from skip((yield), BLANK)
     while character != ")":
         (parameter, value), character = yield from _argument(character)
         if parameter is None:
@@ -270,134 +259,17 @@ def _call(character: str, functions: Mapping[str, Sequence[str]]) -> Reading:
         if parameter is None or parameter in arguments:
             raise NoCallError
         arguments[parameter] = value
-        character = yield from _next_item(character, ")")
+        character = yield from next_item(character, ")")
     return Call(name, json.dumps(arguments, ensure_ascii=False)), (yield)
-
-
-def _next_item(character: str, closing: str) -> Generator[None, str, str]:
-    """Read a comma, if there is one, and return the first character of what follows, which may be `closing`."""
-    character = yield from _skip(character, BLANK)
-    if character == ",":
-        return (yield from _skip((yield), BLANK))
-    if character != closing:
-        raise NoCallError
-    return character
 
 
 def _argument(character: str) -> Reading:
     if character in BREAKS:
-        value, character = yield from _value(character, DEEPEST)
+        value, character = yield from read_value(character, DEEPEST)
         return (None, value), character
-    word, character = yield from _word(character)
-    character = yield from _skip(character, BLANK)
+    word, character = yield from read_word(character)
+    character = yield from skip(character, BLANK)
     if character != "=":
-        return (None, _literal(word)), character
-    value, character = yield from _value((yield from _skip((yield), BLANK)), DEEPEST)
+        return (None, literal(word)), character
+    value, character = yield from read_value((yield from skip((yield), BLANK)), DEEPEST)
     return (word, value), character
-
-
-def _word(character: str) -> Reading:
-    word = ""
-    while character not in BREAKS:
-        word += character
-        if character == END or len(word) > LONGEST_WORD:
-            raise NoCallError
-        character = yield
-    return word, character
-
-
-def _literal(word: str) -> Any:
-    if word in WORDS:
-        return WORDS[word]
-    if INTEGER.fullmatch(word):
-        return int(word.replace("_", ""))
-    if DECIMAL.fullmatch(word) and math.isfinite(number := float(word)):
-        return number
-    raise NoCallError
-
-
-def _value(character: str, depth: int) -> Reading:
-    if character in QUOTES:
-        return (yield from _string(character))
-    if not depth:
-        raise NoCallError
-    if character == "[":
-        (items, _), character = yield from _items("]", depth)
-        return items, character
-    if character == "(":
-        (items, is_tuple), character = yield from _items(")", depth)
-        return items if is_tuple else items[0], character
-    if character == "{":
-        return (yield from _dictionary(depth))
-    word, character = yield from _word(character)
-    return _literal(word), character
-
-
-def _items(closing: str, depth: int) -> Reading:
-    """Read the items up to `closing`; return them, and whether a comma (or emptiness) makes of them more than one."""
-    items: list[Any] = []
-    comma = False
-    character = yield from _skip((yield), BLANK)
-    while character != closing:
-        item, character = yield from _value(character, depth - 1)
-        items.append(item)
-        character = yield from _skip(character, BLANK)
-        comma = comma or character == ","
-        character = yield from _next_item(character, closing)
-    return (items, comma or not items), (yield)
-
-
-def _dictionary(depth: int) -> Reading:
-    items: dict[str, Any] = {}
-    character = yield from _skip((yield), BLANK)
-    while character != "}":
-        if character not in QUOTES:
-            raise NoCallError
-        key, character = yield from _string(character)
-        if (yield from _skip(character, BLANK)) != ":":
-            raise NoCallError
-        value, character = yield from _value((yield from _skip((yield), BLANK)), depth - 1)
-        items[key] = value
-        character = yield from _next_item(character, "}")
-    return items, (yield)
-
-
-def _string(quote: str) -> Reading:
-    """Read a string of Python or JSON; a line break may stand in each kind."""
-    character = yield
-    closing = quote
-    if character == quote:
-        character = yield
-        if character != quote:
-            return "", character
-        closing = quote * 3
-        character = yield
-    read: list[str] = []
-    quotes = 0
-    while True:
-        if character == END:
-            raise NoCallError
-        read.append(character)
-        quotes = quotes + 1 if character == quote else 0
-        if quotes == len(closing):
-            return _unescaped("".join(read[: -len(closing)])), (yield)
-        if character == "\\":
-            read.append((yield))
-        character = yield
-
-
-def _unescaped(text: str) -> str:
-    if "\\" not in text:
-        return text
-    text = ESCAPE.sub(_character, text)
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        # JSON writes characters beyond the 16 bits as two halves; half a character is none.
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
-
-
-def _character(escape: re.Match[str]) -> str:
-    code = escape[1] or escape[2] or escape[3]
-    if code is None:
-        return ESCAPED.get(escape[4], escape[0])
-    return chr(number) if (number := int(code, 16)) <= 0x10FFFF else escape[0]

@@ -1,6 +1,6 @@
 """What is a call and what is text, and that neither depends on how the answer arrives."""
 
-import importlib.util
+import importlib
 import json
 import subprocess
 import sys
@@ -17,15 +17,8 @@ MODULE = Path(__file__).parents[3] / "serving" / "vllm_side" / "tool_parser" / "
 FUNCTIONS = {tool["function"]["name"]: tuple(tool["function"]["parameters"]["properties"]) for tool in TOOLS}
 
 
-def load():
-    spec = importlib.util.spec_from_file_location("python_calls", MODULE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["python_calls"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-python_calls = load()
+sys.path.append(str(MODULE.parent))  # as vLLM's plugin does
+python_calls = importlib.import_module("python_calls")
 
 
 def parts(found):
@@ -179,4 +172,4 @@ def test_deep_nesting_is_text_and_no_error():
 
 
 def test_it_needs_nothing_but_the_standard_library():
-    subprocess.run([sys.executable, "-I", "-S", str(MODULE)], check=True)
+    subprocess.run([sys.executable, "-E", "-S", str(MODULE)], check=True)
