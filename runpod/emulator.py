@@ -13,6 +13,7 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING
 
+from emulation.accidents import CALLS, TAKE_KINDS, Accident, every
 from emulation.endpoint import Emulator
 from emulation.local_worker import LocalWorker
 from emulation.rules import Rules
@@ -31,24 +32,71 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--endpoint", default="local", help="the endpoint's id, a part of its address")
     add("--api-key", help="key that callers must send (default: anything goes)")
     add("--worker", action="store_true", help="start the worker and vLLM, too, and stop them at the end")
-    add("--latency", type=_pair, action="append", default=[], metavar="CALL=SECONDS", help="delay of a call: take, stop, stream, done, ping, caller")  # fmt: skip # noqa: E501
-    add("--too-many", type=_pair, action="append", default=[], metavar="CALL=N", help="answer 429 to every Nth call")
-    add("--cold-start", type=float, default=0.0, metavar="SECONDS", help="hand out no job before that")
-    add("--vanish-after", type=int, metavar="CHUNKS", help="lose a worker after so many streamed chunks")
-    add("--lost-after", type=float, default=60.0, metavar="SECONDS", help="without pings, give a worker's jobs to another")  # fmt: skip # noqa: E501
+    add("--latency", type=_latency, action="append", default=[], metavar="CALL=SECONDS", help=f"delay of a call: {', '.join(CALLS)}")  # fmt: skip # noqa: E501
+    add("--too-many", type=_too_many, action="append", default=[], metavar="CALL=N", help="answer 429 to every Nth call")  # fmt: skip # noqa: E501
+    add("--stumble", type=_stumble, action="append", default=[], metavar="CALL=WHAT:N", help=f"let every Nth call go wrong: a status, reset, both with -after (the call had its effect); at take also {', '.join(TAKE_KINDS)}")  # fmt: skip # noqa: E501
+    add("--gateway-cut", type=_seconds, metavar="SECONDS", help="cut a caller's connection to /openai and /runsync then")  # fmt: skip # noqa: E501
+    add("--cold-start", type=_seconds, default=0.0, metavar="SECONDS", help="hand out no job before that")
+    add("--vanish-after", type=_count, metavar="CHUNKS", help="lose a worker after so many streamed chunks")
+    add("--lost-after", type=_seconds, default=60.0, metavar="SECONDS", help="without pings, give a worker's jobs to another")  # fmt: skip # noqa: E501
     return parser.parse_args(argv)
 
 
-def _pair(text: str) -> tuple[str, float]:
-    name, _, value = text.partition("=")
-    return name, float(value)
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return seconds
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 1 or more")
+    return int(text)
+
+
+def _call(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if name not in CALLS or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} must begin with one of {', '.join(f'{call}=' for call in CALLS)}")
+    return name, value
+
+
+def _latency(text: str) -> tuple[str, float]:
+    name, value = _call(text)
+    return name, _seconds(value)
+
+
+def _too_many(text: str) -> tuple[str, int]:
+    name, value = _call(text)
+    return name, _count(value)
+
+
+def _stumble(text: str) -> tuple[str, tuple[Accident, int]]:
+    name, value = _call(text)
+    what, _, every_nth = value.partition(":")
+    try:
+        accident = Accident.read(what)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if accident.kind in TAKE_KINDS and name != "take":
+        raise argparse.ArgumentTypeError(f"{what!r} happens at take alone")
+    return name, (accident, _count(every_nth))
 
 
 async def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM, or until the worker ends; return the exit status."""
+    stumbles: dict[str, list[tuple[Accident, int]]] = {}
+    for call, stumble in args.stumble:
+        stumbles.setdefault(call, []).append(stumble)
     rules = Rules(
         latency=dict(args.latency),
-        too_many={name: int(every) for name, every in args.too_many},
+        too_many=dict(args.too_many),
+        accidents=every(stumbles),
+        gateway_cut=args.gateway_cut,
         cold_start=args.cold_start,
         lost_after=args.lost_after,
         vanish_after_chunks=args.vanish_after,

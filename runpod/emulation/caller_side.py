@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -53,14 +55,32 @@ class CallerSide:
                 return web.json_response({"error": "Unauthorized"}, status=401)
             allowed = self.rules.enter(call)
             try:
-                if not allowed or self.rules.refuses("caller"):
+                accident = self.rules.accident("caller")
+                if not allowed or (accident is not None and accident.status == HTTPStatus.TOO_MANY_REQUESTS):
                     return web.json_response({"error": "Too many requests"}, status=429)
                 await self.rules.delay("caller")
-                return await handler(request)
+                if accident is None:
+                    return await self._in_time(request, call, handler)
+                if accident.after:
+                    await handler(request)
+                if accident.kind == "status":
+                    return web.json_response({"error": "scripted"}, status=accident.status)
+                return _cut(request)
             finally:
                 self.rules.leave(call)
 
         return guarded
+
+    async def _in_time(
+        self, request: web.Request, call: str, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Answer a call; the gateway cuts one that takes too long. The job is left as it is."""
+        cut = self.rules.gateway_cut if call in ("openai", "runsync") else None
+        try:
+            async with asyncio.timeout(cut):
+                return await handler(request)
+        except TimeoutError:
+            return _cut(request)
 
     async def _submit(self, request: web.Request, call: str, limit: int) -> Job:
         raw = await request.read()
@@ -174,6 +194,13 @@ class CallerSide:
             await job.change()
         await response.write_eof()
         return response
+
+
+def _cut(request: web.Request) -> web.StreamResponse:
+    """Cut the caller's connection."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()
 
 
 def _bad_request(message: str) -> web.HTTPBadRequest:

@@ -6,6 +6,12 @@ import asyncio
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from emulation.accidents import Accident, none
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # Requests per 10 s and endpoint, and how many at the same time, by caller's call (RunPod's documentation).
 RATES = {
@@ -22,14 +28,17 @@ RATE_WINDOW_S = 10.0
 
 @dataclass
 class Rules:
-    """Say what the platform does to calls. Times are seconds.
+    """What the platform does to calls. Times are seconds.
 
     `latency` maps a worker's call (take, stop, stream, done, ping) or `caller` to its delay; `too_many` maps one to n:
-    every nth is answered 429.
+    every nth is answered 429; `accidents` says what else happens to a call. `gateway_cut`: the gateway cuts a caller's
+    connection to /openai and /runsync after so long (RunPod's has been seen to do it at 60 s).
     """
 
     latency: dict[str, float] = field(default_factory=dict)
     too_many: dict[str, int] = field(default_factory=dict)
+    accidents: Callable[[str], Accident | None] = none
+    gateway_cut: float | None = None
     cold_start: float = 0.0
     hold: float = 20.0
     lost_after: float = 60.0
@@ -45,11 +54,13 @@ class Rules:
         if seconds := self.latency.get(call, 0.0):
             await asyncio.sleep(seconds)
 
-    def refuses(self, call: str) -> bool:
-        """Tell whether this call is one of those that are answered 429."""
+    def accident(self, call: str) -> Accident | None:
+        """Return what happens to this call, if anything does."""
         self._calls[call] = self._calls.get(call, 0) + 1
         every = self.too_many.get(call)
-        return every is not None and self._calls[call] % every == 0
+        if every is not None and self._calls[call] % every == 0:
+            return Accident("status", 429)
+        return self.accidents(call)
 
     def enter(self, call: str) -> bool:
         """Count a caller's call in; return False when it is over the platform's rates."""

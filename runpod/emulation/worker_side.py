@@ -9,14 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from emulation.accidents import ODD_ITEMS, Accident
 from emulation.jobs import COMPLETED, FAILED, IN_PROGRESS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from emulation.jobs import Job, JobBook
     from emulation.rules import Rules
 
 CHUNK_LIMIT = 1_000_000  # bytes of one job-stream body
-DONE_LIMIT = 20_000_000  # bytes of one job-done body
+DONE_LIMIT, SYNC_DONE_LIMIT = 10_000_000, 20_000_000  # bytes of one job-done body, for /run and for /runsync
+SPOILT_BODIES = {
+    "html": (b"<html><body>502 Bad Gateway</body></html>", "text/html"),
+    "broken": (b'[{"id": ', "application/json"),
+    "only-odd": (json.dumps(ODD_ITEMS).encode(), "application/json"),
+}
 
 
 class WorkerSide:
@@ -34,6 +42,7 @@ class WorkerSide:
         self.stopped: set[str] = set()  # workers that asked for a restart (`stopPod`)
         self.taking = asyncio.Event()  # set by the first worker that asks for a job
         self._vanished: set[str] = set()
+        self._again: dict[str, list[Job]] = {}  # jobs that come a second time
         self._begin = time.monotonic()
 
     def add_routes(self, app: web.Application, endpoint: str) -> None:
@@ -46,8 +55,8 @@ class WorkerSide:
         app.router.add_post(base + "/job-done/{worker}/{job}", self._done)
         app.router.add_get(base + "/ping/{worker}", self._ping)
 
-    async def _enter(self, request: web.Request, call: str) -> str:
-        """Apply the rules to one call; return the worker's id."""
+    async def _enter(self, request: web.Request, call: str) -> tuple[str, Accident | None]:
+        """Apply the rules to one call; return the worker's id, and what happens to the call."""
         worker = request.match_info["worker"]
         self.posts[call] = self.posts.get(call, 0) + 1
         limit = self.rules.vanish_after_chunks
@@ -57,57 +66,80 @@ class WorkerSide:
         if worker in self._vanished:
             await asyncio.Event().wait()  # as behind a cut cable: no answer, ever
         await self.rules.delay(call)
-        if self.rules.refuses(call):
-            raise web.HTTPTooManyRequests
-        return worker
+        return worker, self.rules.accident(call)
 
-    async def _take_one(self, request: web.Request) -> web.Response:
-        jobs = await self._take(request, 1)
-        return web.json_response(_as_sent(jobs[0])) if jobs else web.Response(status=204)
+    async def _take_one(self, request: web.Request) -> web.StreamResponse:
+        return await self._take(request, 1)
 
-    async def _take_many(self, request: web.Request) -> web.Response:
-        jobs = await self._take(request, int(request.query["batch_size"]))
-        return web.json_response([_as_sent(job) for job in jobs]) if jobs else web.Response(status=204)
+    async def _take_many(self, request: web.Request) -> web.StreamResponse:
+        return await self._take(request, int(request.query["batch_size"]))
 
-    async def _take(self, request: web.Request, count: int) -> list[Job]:
-        worker = await self._enter(request, "take")
+    async def _take(self, request: web.Request, count: int) -> web.StreamResponse:
+        worker, accident = await self._enter(request, "take")
         self.taking.set()
+        if accident is not None and not accident.after and accident.kind in ("status", "reset"):
+            return _spoilt(request, accident)
+        kind = accident.kind if accident is not None else ""
+        if kind in SPOILT_BODIES:
+            return web.Response(body=SPOILT_BODIES[kind][0], content_type=SPOILT_BODIES[kind][1])
         cold = self._begin + self.rules.cold_start - time.monotonic()
         if cold > 0:
             await asyncio.sleep(min(cold, self.rules.hold))
-            return []
-        jobs = await self.book.take(worker, count, self.rules.hold)
-        if worker in self._vanished or request.transport is None or request.transport.is_closing():
+            return web.Response(status=204)
+        again = [job for job in self._again.pop(worker, []) if not job.final]
+        jobs = await self.book.take(worker, count, 0.01 if again else self.rules.hold)
+        gone = worker in self._vanished or request.transport is None or request.transport.is_closing()
+        if gone or (accident is not None and accident.after):
             await self.book.give_back(jobs)
-            return []
-        return jobs
+            return _spoilt(request, accident or Accident("reset"))
+        if kind == "twice":
+            self._again[worker] = jobs
+        items = [_as_sent(job) for job in (*jobs, *again)]
+        if kind == "odd":
+            items = [*ODD_ITEMS, *items, *ODD_ITEMS]
+        elif kind == "twice":
+            items += items[:1]
+        elif count == 1 and len(items) == 1:
+            return web.json_response(items[0])
+        return web.json_response(items) if items else web.Response(status=204)
 
-    async def _stop(self, request: web.Request) -> web.Response:
-        worker = await self._enter(request, "stop")
+    async def _stop(self, request: web.Request) -> web.StreamResponse:
+        worker, accident = await self._enter(request, "stop")
+        if accident is not None:
+            return _spoilt(request, accident)
         ids = await self.book.stop_signals(worker, self.rules.hold)
         return web.json_response({"jobsToStop": ids}) if ids else web.Response(status=204)
 
-    async def _stream(self, request: web.Request) -> web.Response:
-        worker = await self._enter(request, "stream")
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        return await self._post(request, "stream", self._add_chunk)
+
+    async def _done(self, request: web.Request) -> web.StreamResponse:
+        return await self._post(request, "done", self._end)
+
+    async def _post(
+        self, request: web.Request, call: str, apply: Callable[[Job | None, str, bytes], None]
+    ) -> web.StreamResponse:
+        worker, accident = await self._enter(request, call)
         raw = await request.read()
+        if accident is None or accident.after:
+            apply(self._own(request, worker), worker, raw)
+        return web.Response() if accident is None else _spoilt(request, accident)
+
+    def _add_chunk(self, job: Job | None, _worker: str, raw: bytes) -> None:
         if len(raw) > CHUNK_LIMIT:
             raise web.HTTPBadRequest(text=f"a chunk of {len(raw)} bytes is over the limit of {CHUNK_LIMIT}")
-        job = self._own(request, worker)
         if job is not None:
             job.add_chunk(json.loads(raw)["output"])
-        return web.Response()
 
-    async def _done(self, request: web.Request) -> web.Response:
-        worker = await self._enter(request, "done")
-        raw = await request.read()
-        if len(raw) > DONE_LIMIT:
-            raise web.HTTPBadRequest(text=f"a result of {len(raw)} bytes is over the limit of {DONE_LIMIT}")
+    def _end(self, job: Job | None, worker: str, raw: bytes) -> None:
+        limit = SYNC_DONE_LIMIT if job is not None and job.id.startswith("sync-") else DONE_LIMIT
+        if len(raw) > limit:
+            raise web.HTTPBadRequest(text=f"a result of {len(raw)} bytes is over the limit of {limit}")
         body: dict[str, Any] = json.loads(raw)
         if body.get("stopPod"):
             self.stopped.add(worker)
-        job = self._own(request, worker)
         if job is None:
-            return web.Response()
+            return
         if body.get("status") == IN_PROGRESS:
             job.output = body.get("output")
         elif error := body.get("error"):
@@ -116,10 +148,11 @@ class WorkerSide:
         else:
             self.book.counts["completed"] += 1
             job.end(COMPLETED, output=body.get("output"))
-        return web.Response()
 
-    async def _ping(self, request: web.Request) -> web.Response:
-        worker = await self._enter(request, "ping")
+    async def _ping(self, request: web.Request) -> web.StreamResponse:
+        worker, accident = await self._enter(request, "ping")
+        if accident is not None and not accident.after:
+            return _spoilt(request, accident)
         self.pings.append(dict(request.query))
         del self.pings[:-1000]
         self.book.last_ping[worker] = time.monotonic()
@@ -129,6 +162,15 @@ class WorkerSide:
         """Return the job if this worker still has it: a late post for a cancelled or requeued job changes nothing."""
         job = self.book.find(request.match_info["job"])
         return job if job is not None and job.worker == worker and job.status == IN_PROGRESS else None
+
+
+def _spoilt(request: web.Request, accident: Accident) -> web.StreamResponse:
+    """Return the answer that an accident makes; for a reset, cut the connection."""
+    if accident.kind == "status":
+        return web.Response(status=accident.status)
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()
 
 
 def _as_sent(job: Job) -> dict[str, Any]:
