@@ -19,7 +19,7 @@ from serving.errors import EngineFailed, ServingError
 from serving.settings import ServeSettings
 from worker.queue_mode import has_job_source, serve_queue
 from worker.settings import WorkerSettings
-from worker.unhealthy import report_unfit
+from worker.unhealthy import report_unhealthy
 
 
 def main() -> int:
@@ -46,7 +46,7 @@ def main() -> int:
     except ServingError as error:
         tail = error.tail if isinstance(error, EngineFailed) else ()
         print(*tail, f"error: {error}", sep="\n", file=sys.stderr)
-        report_unfit(str(error))
+        report_unhealthy(str(error))
         return error.exit_status
 
 

@@ -27,7 +27,7 @@ class EventBuffer:
 
     @property
     def pending(self) -> bool:
-        """Tell whether there is the beginning of an event."""
+        """Whether there is the beginning of an event."""
         return bool(self._bytes.strip())
 
     def feed(self, data: bytes) -> Iterator[str]:

@@ -8,31 +8,43 @@ from typing import Any
 # The type that vLLM gives to each status, for errors of our own.
 _TYPES = {
     400: "BadRequestError",
+    401: "AuthenticationError",
+    403: "PermissionDeniedError",
     404: "NotFoundError",
     405: "MethodNotAllowedError",
+    409: "ConflictError",
     413: "RequestTooLargeError",
+    422: "UnprocessableEntityError",
+    429: "RateLimitError",
     502: "BadGatewayError",
     503: "ServiceUnavailableError",
 }
+MESSAGE_LIMIT = 4_000  # characters
 ANTHROPIC_ROUTE = "/v1/messages"
 
 
 class JobError(Exception):
-    """Fail one job with an HTTP status (`code`), as vLLM would have. 503 says: the same job may succeed elsewhere."""
+    """Why one job fails, with an HTTP status (`code`), as vLLM would have. 503: the same job may succeed elsewhere.
 
-    def __init__(self, code: int, message: str, *, kind: str | None = None, param: str | None = None) -> None:
+    `sent`: whether its event is in the stream already, since vLLM put it there.
+    """
+
+    def __init__(
+        self, code: int, message: str, *, kind: str | None = None, param: str | None = None, sent: bool = False
+    ) -> None:
         super().__init__(message)
         self.code = code
-        self.message = message
-        self.kind = kind or _TYPES.get(code, "InternalServerError")
+        self.message = message if len(message) <= MESSAGE_LIMIT else f"{message[:MESSAGE_LIMIT]}..."
+        self.kind = kind or _TYPES.get(code) or ("BadRequestError" if 400 <= code < 500 else "InternalServerError")
         self.param = param
+        self.sent = sent
 
     @classmethod
     def from_vllm(cls, status: int, raw: bytes) -> JobError:
         """Read what vLLM answered under an error status: OpenAI's object, an older one, FastAPI's, or a text."""
         try:
             body = json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             body = None
         return cls.from_object(status, body) or cls(status, raw[:500].decode("utf-8", "replace") or "no message")
 
@@ -48,7 +60,7 @@ class JobError(Exception):
         if not message:
             return None
         code = error.get("code")
-        code = code if isinstance(code, int) and 400 <= code <= 599 else status
+        code = code if type(code) is int and 400 <= code <= 599 else status
         message = message if isinstance(message, str) else json.dumps(message)
         kind, param = error.get("type"), error.get("param")
         return cls(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from worker.startup import Boot
+from worker.startup import EngineStart
 
 if TYPE_CHECKING:
     from serving.engine.process import Engine
@@ -31,9 +31,9 @@ GONE_S = 5.0
 class LoadBalancerWorker:
     """Answer /ping, start vLLM on all addresses, and end with it."""
 
-    def __init__(self, settings: WorkerSettings, boot: Boot) -> None:
+    def __init__(self, settings: WorkerSettings, start: EngineStart) -> None:
         self._settings = settings
-        self._boot = boot
+        self._start = start
         self._status = LOADING
         self._stop = asyncio.Event()
 
@@ -48,7 +48,7 @@ class LoadBalancerWorker:
         await runner.setup()
         try:
             await web.TCPSite(runner, "0.0.0.0", self._settings.port_health).start()  # noqa: S104 (RunPod's network)
-            with self._boot.engine() as engine:
+            with self._start.engine() as engine:
                 return await self._serve(engine)
         finally:
             await runner.cleanup()
@@ -58,7 +58,7 @@ class LoadBalancerWorker:
 
     async def _serve(self, engine: Engine) -> int:
         stop = asyncio.create_task(self._stop.wait())
-        ready = asyncio.create_task(asyncio.to_thread(self._boot.wait_ready))
+        ready = asyncio.create_task(asyncio.to_thread(self._start.wait_ready))
         try:
             await asyncio.wait((stop, ready), return_when=asyncio.FIRST_COMPLETED)
             if ready.done():
@@ -99,5 +99,5 @@ def run(worker: WorkerSettings, serve: ServeSettings, begin: float) -> int:
             "shutdown_timeout": worker.drain_timeout,
         }
     )
-    boot = Boot(serve, worker.volume, begin)
-    return asyncio.run(LoadBalancerWorker(worker, boot).run())
+    start = EngineStart(serve, worker.volume, begin)
+    return asyncio.run(LoadBalancerWorker(worker, start).run())

@@ -1,20 +1,24 @@
-"""The worker of a queue endpoint: takes jobs through RunPod's SDK and answers them with vLLM."""
+"""The worker of a queue endpoint: takes jobs through RunPod's SDK and answers them with vLLM, until its end."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
+import contextlib
+import logging
 import os
 import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from worker import sdk
 from worker.job_error import JobError
 from worker.job_input import read_job
-from worker.lifecycle import Lifecycle
+from worker.job_loop import JobLoop
 from worker.relay import Relay
-from worker.startup import Boot
+from worker.startup import EngineStart
+from worker.unhealthy import report_unhealthy
+from worker.vllm_watch import VllmWatch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,80 +26,103 @@ if TYPE_CHECKING:
     from serving.settings import ServeSettings
     from worker.settings import WorkerSettings
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_CONCURRENCY = 30
 
 
 def serve_queue(worker: WorkerSettings, serve: ServeSettings, begin: float) -> int:
-    """Start vLLM on loopback and answer jobs until a signal or vLLM's death."""
-    boot = Boot(serve.model_copy(update={"host": "127.0.0.1"}), worker.volume, begin)
-    with boot.engine() as engine:
-        runpod = load_sdk()  # two seconds of imports, while vLLM loads
-        boot.wait_ready()
+    """Start vLLM on loopback and answer jobs until a signal (status 0) or vLLM's death or sickness (status 1)."""
+    start = EngineStart(serve.model_copy(update={"host": "127.0.0.1"}), worker.volume, begin)
+    with start.engine() as engine:
+        sdk.load()  # two seconds of imports, while vLLM loads
+        start.wait_ready()
         key = serve.api_key.get_secret_value() if serve.api_key else None
-        relay = Relay(boot.origin, key=key, flush=worker.flush_ms / 1000)
-        concurrency = worker.max_concurrency or min(DEFAULT_CONCURRENCY, boot.max_num_seqs or DEFAULT_CONCURRENCY)
-        lifecycle = Lifecycle(engine, relay, concurrency=concurrency, drain_timeout=worker.drain_timeout)
-        runpod.serverless.start(configure(relay, lifecycle, boot.served_name))
-    return 0
+        watch = VllmWatch(engine, start.origin, key, stalled_after=worker.stall_timeout)
+        relay = Relay(start.origin, key=key, flush=worker.flush_ms / 1000, on_status=watch.saw_status)
+        concurrency = worker.max_concurrency or min(DEFAULT_CONCURRENCY, start.max_num_seqs or DEFAULT_CONCURRENCY)
+
+        async def loop() -> int:
+            jobs = JobLoop(sdk.Platform(), relay, model=start.served_name, concurrency=concurrency)
+            return await live(jobs, watch, worker.drain_timeout)
+
+        return sdk.start(configure(relay, concurrency, start.served_name), loop)
 
 
-def configure(relay: Relay, lifecycle: Lifecycle, model: str) -> dict[str, Any]:
-    """Return the SDK's configuration: the handler, and how many jobs it takes at once."""
-    config: dict[str, Any] = {"concurrency_modifier": lifecycle.concurrency}
+async def live(jobs: JobLoop, watch: VllmWatch, drain_timeout: float) -> int:
+    """Answer jobs until the end; return the exit status.
 
-    async def handle(job: dict[str, Any]) -> AsyncIterator[dict[str, Any] | str]:
-        """Yield what answers one job."""
+    A vLLM that died or is sick is not started again here: the platform replaces the worker and the callers' retries go
+    to a healthy one at once, whereas a restart would hold the jobs for minutes on a machine on which vLLM just failed.
+    """
+    told, told_again = asyncio.Event(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, lambda: (told_again if told.is_set() else told).set())
+    async with jobs, watch:
+        stop, now = asyncio.create_task(told.wait()), asyncio.create_task(told_again.wait())
+        failed = asyncio.create_task(watch.failed())
+        end: asyncio.Task[None] | None = None
         try:
-            lifecycle.enter_job()
-            request = read_job(job.get("input"), model)
-        except JobError as error:
-            yield error.as_output()
-            return
-        async for part in relay.answer(request, str(job["id"])):
-            # The SDK posts each yield as a chunk, and looks up this flag right after the yield, before anything else
-            # can run, to learn whether the result at the end shall hold it, too. /runsync and /status show only that
-            # result, so an answer that is whole goes in; the texts of a stream have reached their reader by /stream
-            # or /openai, and a second copy of them all could grow past what the platform takes.
-            config["return_aggregate_stream"] = not isinstance(part, str)
-            yield part
+            await asyncio.wait({stop, failed}, return_when=asyncio.FIRST_COMPLETED)
+            if not failed.done():
+                logger.info("Told to stop: %d jobs may take %g s more", len(jobs), drain_timeout)
+                verdict = JobError(503, "The worker had to stop before the job's end; send the request again.")
+                end = asyncio.create_task(jobs.finish(drain_timeout, verdict))
+                await asyncio.wait({end, now, failed}, return_when=asyncio.FIRST_COMPLETED)
+            if not failed.done():
+                return 0
+            verdict = JobError(503, f"{failed.result()}; send the request again.")
+            jobs.condemn(verdict)
+            end = end or asyncio.create_task(jobs.finish(0, verdict))
+            await asyncio.wait({end, now}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            tasks = [task for task in (stop, now, failed, end) if task is not None]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    if told.is_set():
+        return 0
+    await asyncio.to_thread(report_unhealthy, failed.result(), check="vllm")
+    logger.error("%s", "\n".join((*watch.last_lines, f"{failed.result()}.")))
+    return 1
 
-    async def handle_whole(job: dict[str, Any]) -> dict[str, Any] | str:
+
+def configure(relay: Relay, concurrency: int, model: str) -> dict[str, Any]:
+    """Return the SDK's configuration: what its own loop would need, and its local ways of running a worker do need."""
+
+    async def handle(job: dict[str, Any]) -> AsyncIterator[Any]:
+        """Yield what answers one job; whatever goes wrong comes last, as an error."""
+        request = None
+        try:
+            request = read_job(job.get("input"), model)
+            async with contextlib.aclosing(relay.answer(request, str(job["id"]))) as parts:
+                async for part in parts:
+                    yield part
+        except JobError as error:
+            if request is not None and request.stream and not error.sent:
+                yield error.as_event(request.route)
+            yield error.as_output()
+
+    async def handle_whole(job: dict[str, Any]) -> Any:
         """Return the whole answer: the SDK's own way of running one local job knows no generators."""
         parts = [part async for part in handle(job)]
         await relay.close()
         return parts[-1] if isinstance(parts[-1], dict) else "".join(map(str, parts))
 
-    config["handler"] = handle_whole if has_local_job() else handle
-    return config
-
-
-def load_sdk() -> Any:
-    """Import RunPod's SDK, set up as this worker needs it."""
-    # Its checks come after vLLM has taken the GPU, and would import torch beside it, connect to a public address and
-    # want a tenth of the disk free with the weights on it. Ours ran before vLLM was started.
-    os.environ["RUNPOD_SKIP_AUTO_SYSTEM_CHECKS"] = "true"
-    os.environ["RUNPOD_SKIP_GPU_CHECK"] = "true"
-    # Its default, DEBUG, logs every prompt and every chunk.
-    os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
-    import runpod.serverless  # type: ignore[import-untyped]
-    import uvloop
-
-    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # a fifth less CPU for each post
-    os.register_at_fork(after_in_child=_die_with_the_worker)
-    # What was imported stays: never look through it again. A post leaves a few hundred objects in cycles behind.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 50)
-    return runpod
+    return {
+        "handler": handle_whole if has_local_job() else handle,
+        "concurrency_modifier": lambda _current: concurrency,
+        "return_aggregate_stream": True,
+    }
 
 
 def has_job_source() -> bool:
-    """Tell whether jobs come from a platform, from the SDK's local server, or from this machine."""
+    """Whether jobs come from a platform, from the SDK's local server, or from this machine."""
     return "RUNPOD_WEBHOOK_GET_JOB" in os.environ or _has_flag("--rp_serve_api") or has_local_job()
 
 
 def has_local_job() -> bool:
-    """Tell whether the SDK will run one job, from the command line or from test_input.json, and end."""
+    """Whether the SDK will run one job, from the command line or from test_input.json, and end."""
     if _has_flag("--rp_serve_api"):
         return False
     in_file = "RUNPOD_WEBHOOK_GET_JOB" not in os.environ and Path("test_input.json").is_file()
@@ -104,11 +131,3 @@ def has_local_job() -> bool:
 
 def _has_flag(name: str) -> bool:
     return any(argument.split("=")[0] == name for argument in sys.argv[1:])
-
-
-def _die_with_the_worker() -> None:
-    """Tie the SDK's forked ping process to ours: it must not go on pinging for a worker that was killed."""
-    import ctypes
-
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -15,7 +15,7 @@ PREFIX = "WORKER_"
 
 
 class WorkerSettings(Variables):
-    """Say how the worker serves RunPod. How vLLM is started is said by `SERVE_*`."""
+    """How the worker serves RunPod. How vLLM is started is said by `SERVE_*`."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX)
     error = ConfigurationError
@@ -30,14 +30,22 @@ class WorkerSettings(Variables):
         ge=1,
     )
     flush_ms: float = setting(
-        100.0,
+        0.0,
         "a number of milliseconds, 0 to 1000",
-        "longest wait for more events to share a post, with many streams at once, in milliseconds",
+        "wait between two posts of a stream, in milliseconds: fewer posts, and so much delay; `0`: posts are merged "
+        "only where one is still under way",
         ge=0,
         le=1000,
     )
     drain_timeout: float = setting(
         25.0, "a number of seconds", "longest wait for jobs in flight at a stop, in seconds", ge=0, allow_inf_nan=False
+    )
+    stall_timeout: float = setting(
+        180.0,
+        "a number of seconds, 1 or more",
+        "longest that vLLM may compute nothing while requests run, in seconds; then the worker ends as unhealthy",
+        ge=1,
+        allow_inf_nan=False,
     )
     volume: Path = setting(
         Path("/runpod-volume"), "a folder's path", "where RunPod mounts cached models and network volumes"

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 LEAVE_S = 5.0
 
 
-class Boot:
+class EngineStart:
     """Start one vLLM as `settings` say. `begin` is the monotonic clock at the process's start.
 
     All checks are made when this is made, before vLLM takes the GPU: what can be told from the settings, the driver,

@@ -1,4 +1,4 @@
-"""A worker that cannot start, told to the platform."""
+"""A worker that cannot start, or whose vLLM has failed, told to the platform."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ REASON_LIMIT = 256  # characters that the platform takes
 TIMEOUT_S = 2.0
 
 
-def report_unfit(reason: str) -> None:
+def report_unhealthy(reason: str, check: str = "start") -> None:
     """Tell the platform why this worker ends, as the SDK's own fitness checks do; without a platform do nothing.
 
     The call is the one that the SDK (1.12, rp_fitness.py) makes: a ping with `status=unhealthy`. Never fails.
@@ -19,7 +19,7 @@ def report_unfit(reason: str) -> None:
     url, key = os.environ.get("RUNPOD_WEBHOOK_PING"), os.environ.get("RUNPOD_AI_API_KEY")
     if not url or not key:
         return
-    query = urllib.parse.urlencode({"status": "unhealthy", "check": "start", "reason": reason[:REASON_LIMIT]})
+    query = urllib.parse.urlencode({"status": "unhealthy", "check": check, "reason": reason[:REASON_LIMIT]})
     address = f"{url.replace('$RUNPOD_POD_ID', os.environ.get('RUNPOD_POD_ID', ''))}&{query}"
     request = urllib.request.Request(address, headers={"Authorization": key, "User-Agent": "gemma-vllm-kit"})
     with contextlib.suppress(OSError, ValueError):

@@ -44,11 +44,11 @@ async def test_a_whole_answer_is_one_chunk_and_the_jobs_output(served):
     assert answer["model"] == MODEL
 
 
-async def test_a_stream_is_whole_events_and_is_not_sent_again(served):
+async def test_a_stream_is_whole_events_and_all_of_them_are_the_result(served):
     platform, _ = served
     job = await run_job(platform, chat())
     assert text_of(job) == "The capital of France is Paris."
-    assert (job.status, job.output) == ("COMPLETED", [])
+    assert (job.status, job.output) == ("COMPLETED", job.chunks)
 
 
 async def test_streams_and_whole_answers_side_by_side_stay_what_they_are(served):
@@ -56,8 +56,8 @@ async def test_streams_and_whole_answers_side_by_side_stay_what_they_are(served)
     jobs = await asyncio.gather(
         *(run_job(platform, chat(stream=bool(i % 2), interval=0.01, tokens=["x"] * (i + 1))) for i in range(20))
     )
-    assert [job.output == [] for job in jobs] == [bool(i % 2) for i in range(20)]
-    assert all(job.chunks == job.output for job in jobs[::2])
+    assert all(job.chunks == job.output for job in jobs)
+    assert all(isinstance(job.output[0], str) == bool(i % 2) for i, job in enumerate(jobs))
     assert [text_of(job) for job in jobs[1::2]] == ["x" * (i + 1) for i in range(1, 20, 2)]
 
 
@@ -68,14 +68,11 @@ async def test_text_cut_inside_characters_arrives_intact(served, size):
     assert text_of(job) == ODD
 
 
-async def test_the_first_event_leaves_at_once_and_later_ones_share_posts(served):
+async def test_posts_that_back_up_are_merged(served):
     platform, _ = served
     platform.rules.latency["stream"] = 0.05
     try:
         job = await platform.book.submit(chat(tokens=["x"] * 60, interval=0.01), call="run")
-        while not job.chunks:
-            await job.change()
-        assert job.chunks[0].count("data: ") <= 3
         assert await job.finish(10)
     finally:
         del platform.rules.latency["stream"]
@@ -101,14 +98,25 @@ async def test_an_answer_over_the_chunk_limit_is_still_the_jobs_output(served):
     platform, _ = served
     body = {"data": "x" * 3_000_000}
     job = await run_job(platform, {"route": "/v1/embeddings", "body": {"input": "x", "fake": {"body": body}}})
-    assert job.output == [body]
+    assert (job.output, job.chunks) == ([body], [])
 
 
-async def test_an_answer_over_the_platforms_limit_is_an_error(served):
+@pytest.mark.parametrize(("call", "most"), [("run", 10_000_000), ("runsync", 20_000_000)])
+async def test_an_answer_may_have_the_size_that_the_platform_takes_and_no_more(served, call, most):
     platform, _ = served
-    script = {"tokens": ["x" * 25_000_000]}
-    job = await run_job(platform, {"messages": [], "fake": script})
+    for size, status in ((most - 2_000, "COMPLETED"), (most + 1, "FAILED")):
+        job = await platform.book.submit({"messages": [], "fake": {"tokens": ["x" * size]}}, call=call)
+        assert await job.finish(30)
+        assert job.status == status
     assert error_of(job)["code"] == 413
+
+
+async def test_a_stream_that_is_too_long_for_a_result_is_whole_for_its_reader_and_an_error_for_all_others(served):
+    platform, _ = served
+    job = await run_job(platform, chat(tokens=["x" * 400_000] * 26))
+    assert text_of(job) == "x" * 400_000 * 26
+    (event,) = job.output
+    assert json.loads(event.removeprefix("data: "))["error"]["code"] == 413
 
 
 @pytest.mark.parametrize("status", [400, 404, 422, 429, 500, 503])
@@ -156,7 +164,7 @@ async def test_a_success_that_carries_an_error_is_one(served):
 
 @pytest.mark.parametrize(
     "odd",
-    [{}, "text", 7, [], None, True, {"route": "/metrics"}, {"openai_route": "@other.host/v1/models"}]
+    [{}, "text", 7, [], None, True, {"route": "/other"}, {"openai_route": "@other.host/v1/models"}]
     + [{"openai_route": route} for route in ("/../..", "http://127.0.0.1:1/v1/models", "//127.0.0.1:1/", "/%2e%2e/x")]
     + [{"route": "/v1/completions", "body": {"prompt": "x" * 30_000_000}}, {"route": "/v1/models", "method": "DELETE"}],
     ids=lambda odd: str(odd)[:40],

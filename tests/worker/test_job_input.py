@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from worker.job_error import JobError
 from worker.job_input import BODY_LIMIT, ROUTES, read_job
 
+KEYS = ["openai_route", "openai_input", "route", "body", "method", "messages", "prompt", "sampling_params", "stream"]
 MODEL = "the-model"
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -66,7 +67,7 @@ def test_an_input_that_says_nothing_is_refused(job):
 @pytest.mark.parametrize(
     "route",
     [
-        "/metrics",
+        "/metrics/",
         "/v1/load_lora_adapter",
         "@other.host/v1/models",
         "//other.host/v1/models",
@@ -84,7 +85,6 @@ def test_an_input_that_says_nothing_is_refused(job):
         "/V1/MODELS",
         " /v1/models",
         "",
-        None,
         7,
         ["/v1/models"],
         {"/v1/models": 1},
@@ -98,7 +98,7 @@ def test_a_route_that_is_not_on_the_list_is_refused(key, route):
     assert "\n" not in caught.value.message
 
 
-@pytest.mark.parametrize("method", ["GET", "DELETE", "post", 1])
+@pytest.mark.parametrize("method", ["GET", "DELETE", "put", 1])
 def test_another_method_is_refused(method):
     with pytest.raises(JobError) as caught:
         read_job({"route": "/v1/completions", "body": {}, "method": method}, MODEL)
@@ -149,3 +149,48 @@ def test_whatever_the_input_it_is_a_request_on_the_list_or_a_client_error(job):
         assert 400 <= refusal.code < 500
         assert len(refusal.message) < 500
         assert json.loads(refusal.as_output()["error"])["error"]["code"] == refusal.code
+
+
+# What RunPod's own vLLM worker takes, ours takes.
+OFFICIAL = [
+    ({"openai_input": {"messages": []}}, ("POST", "/v1/chat/completions")),
+    ({"openai_route": None, "openai_input": {"messages": []}}, ("POST", "/v1/chat/completions")),
+    ({"openai_route": None, "messages": []}, ("POST", "/v1/chat/completions")),
+    ({"messages": [], "prompt": None}, ("POST", "/v1/chat/completions")),
+    ({"messages": None, "prompt": "x", "sampling_params": None}, ("POST", "/v1/completions")),
+    ({"route": "/v1/completions", "body": {"prompt": "x"}, "method": "post"}, ("POST", "/v1/completions")),
+    ({"route": "/v1/models", "body": None, "method": None}, ("GET", "/v1/models")),
+    ({"route": "/health"}, ("GET", "/health")),
+    ({"route": "/version", "method": "get"}, ("GET", "/version")),
+    ({"openai_route": "/metrics"}, ("GET", "/metrics")),
+]
+
+
+@pytest.mark.parametrize(("job_input", "wanted"), OFFICIAL)
+def test_what_the_official_worker_takes_is_taken(job_input, wanted):
+    request = read_job(job_input, MODEL)
+    assert (request.method, request.route) == wanted
+    assert request.body is None or "prompt" not in json.loads(request.body) or wanted[1] == "/v1/completions"
+
+
+@given(base=st.sampled_from([job for job, _ in OFFICIAL]), names=st.sets(st.sampled_from(KEYS)))
+def test_null_is_the_same_as_absent(base, names):
+    """Whatever keys of a job are null, it asks for what it would ask without them."""
+    assert read_job({name: None for name in names if name not in base} | base, MODEL) == read_job(
+        {key: value for key, value in base.items() if value is not None}, MODEL
+    )
+
+
+@pytest.mark.parametrize("key", ["route", "openai_route", "method", "messages", "body", "sampling_params"])
+def test_a_value_that_is_thousands_of_levels_deep_or_digits_long_is_taken_or_refused_in_a_short_sentence(key):
+    deep = []
+    for _ in range(5000):
+        deep = [deep]
+    for odd in (deep, 10**5000):
+        refusal = JobError(400, "taken")
+        try:
+            read_job({"route": "/v1/completions", "prompt": "x"} | {key: odd}, MODEL)
+        except JobError as error:
+            refusal = error
+        assert 400 <= refusal.code < 500
+        assert len(refusal.message) < 500
