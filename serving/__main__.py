@@ -15,6 +15,7 @@ COMMANDS = {
     "plan": ("serving.commands.plan", "say what fits on the hardware, before a byte is downloaded"),
     "plan-table": ("serving.commands.plan_table", "say what fits on every known GPU"),
     "doctor": ("serving.commands.doctor", "check every precondition of `serve`"),
+    "status": ("serving.commands.status", "say what a running server does now, here or elsewhere"),
     "export": (
         "serving.commands.export",
         "write the same deployment for other engines: Helm, SkyPilot, vllm-router, systemd",

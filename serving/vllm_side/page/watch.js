@@ -115,7 +115,7 @@ export class Watch {
     show("first", [...this.points].reverse().find((p) => p.first50 != null)?.first50, " ms");
     show("preemptions", this.latest.preemptions);
     const span = Math.max(60, point.time - this.points[0].time);
-    at("span").textContent = `The last ${Math.round(span / 60)} minutes, a point every ${EVERY_MS / 1000} s; at most ten minutes are kept.`;
+    at("span").textContent = `${span < 90 ? "The last minute" : `The last ${Math.round(span / 60)} minutes`}, a point every ${EVERY_MS / 1000} s; at most ten minutes are kept.`;
     for (const chart of CHARTS) draw(chart, this.points, span, this.about);
   }
 }
