@@ -1,123 +1,209 @@
-"""From settings to a vLLM that can be started: hardware, model, plan, command, and what stands in the way."""
+"""From settings to a vLLM that can be started, in steps that every command takes: none of them has its own.
+
+    find_hardware   the GPUs of this machine, or those that are described
+    settle          which model, under which name, with which wishes
+    Settled.plan    what of it fits
+    survey          all three on this machine, with every check of what could stop a start
+    prepare         the survey, its first refusal raised, and the command of vLLM
+    for_others      `settle` for machines that are not this one: what is deployed or exported
+
+`serve` and RunPod's worker prepare; `doctor` surveys; `plan` settles and plans; `export` and the deployment settle for
+others and plan for each kind of machine. So what one refuses, each refuses. The words are the user's own: variables
+where a command is steered by variables, options where it has them (`planning.words`).
+"""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from client.settings import DEFAULT_MODEL
+from serving.checks.all import every_check
+from serving.checks.machine import driver_problem
 from serving.checks.model import to_download
-from serving.checks.preflight import preflight
 from serving.engine.command import GEMMA_TEMPLATE, EngineCommand, build
 from serving.engine.program import ENGINE_PYTHON, find_engine
-from serving.errors import ConfigurationError, DoesNotFit, Refused
+from serving.errors import ConfigurationError, ServingError
 from serving.hardware import nvml
 from serving.hardware.parse import parse_gpus
+from serving.model import tryout as tryouts
 from serving.model.resolve import resolve
-from serving.model.tryout import DEFAULT_TRYOUT, TRYOUT_MODELS, TryoutModel, checkpoint
+from serving.model.tryout import DEFAULT_TRYOUT, TRYOUT_MODELS
 from serving.planning.plan import Plan, Wishes, make_plan
+from serving.planning.words import Words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
+    from serving.checks.check import Check
     from serving.engine.download import Download
     from serving.hardware.gpu import Hardware
+    from serving.model.facts import ModelFacts
+    from serving.model.tryout import TryoutModel
     from serving.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Launch:
-    """Hold what `make serve` is about to do.
+class Settled:
+    """What is to be served, as far as that does not depend on the machine.
 
-    `about` is set for a try-out model: what its answers are worth. `download` is what vLLM will download first.
+    `served_name` is what requests call it; `tryout` is set if it is a try-out model.
     """
 
     settings: ServeSettings
+    served_name: str
+    facts: ModelFacts
+    wishes: Wishes
+    tryout: TryoutModel | None = None
+
+    def plan(self, hardware: Hardware) -> Plan:
+        """Return the plan for a machine, which may be that nothing fits. Raises ConfigurationError."""
+        return make_plan(self.facts, hardware, self.wishes)
+
+    def command(self, plan: Plan, program: Path) -> EngineCommand:
+        """Return the command that starts vLLM as planned."""
+        return build(
+            self.settings,
+            plan,
+            program=program,
+            served_name=self.served_name,
+            gemma=self.facts.gemma,
+            sampling=self.tryout.sampling if self.tryout else None,
+            chat_template=GEMMA_TEMPLATE if self.tryout and self.tryout.gemma else None,
+        )
+
+    def summary(self, plan: Plan) -> str:
+        """Return the plan in one line, without the folder of a try-out model."""
+        return plan.summary.replace(str(plan.checkpoint), self.served_name) if self.tryout else plan.summary
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known of a start on this machine. `settled` and `plan` are None where a check says why."""
+
     hardware: Hardware
+    settled: Settled | None
+    plan: Plan | None
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What `make serve` is about to do. `download` is what vLLM will download first."""
+
+    settings: ServeSettings
+    hardware: Hardware
+    settled: Settled
     plan: Plan
     command: EngineCommand
-    about: str | None = None
     download: Download | None = None
 
+    @property
+    def about(self) -> str | None:
+        """Return what a try-out model's answers are worth, None for any other model."""
+        return self.settled.tryout.about if self.settled.tryout else None
 
-def prepare(settings: ServeSettings, say: Callable[[str], None] = logger.info, *, rehearse: bool = False) -> Launch:
-    """Find the hardware and the engine, settle the model, plan, and build the command; start nothing.
 
-    Converts a try-out model the first time. `say` gets the lines that a user should see on the way. With `rehearse`,
-    as with SERVE_GPUS, what only the real machine could satisfy is a warning. Raises ConfigurationError, Refused or
-    DoesNotFit, each with the sentence that says what to do.
+def find_hardware(settings: ServeSettings, gpus: str | None = None) -> Hardware:
+    """Return the GPUs that `--gpus` describes (`gpus`), else those of SERVE_GPUS, else this machine's.
+
+    Raises ConfigurationError for a description that makes no sense. A driver that does not work is `problem`.
     """
-    refuse_open_server(settings)
-    program = find_engine(settings.engine)
-    hardware = find_hardware(settings)
-    tryout = choose_tryout(settings, hardware)
+    if gpus is not None:
+        return parse_gpus(gpus, "--gpus")
+    return parse_gpus(settings.gpus) if settings.gpus is not None else nvml.detect()
+
+
+def settle(
+    settings: ServeSettings,
+    *,
+    gpu: bool,
+    model: str | None = None,
+    words: Words | None = None,
+    hub_cache: Path | None = None,
+) -> Settled:
+    """Settle what is served: `model`, else SERVE_MODEL, else Gemma 3 27B, or without a GPU the default try-out model.
+
+    A model that is named is never replaced by another, and a GPU always means the real model. `hub_cache` is where its
+    configuration is, if not in Hugging Face's own cache. Raises ConfigurationError for a model that is not known, and
+    for wishes that cannot be read.
+    """
+    words = words or Words()
+    wishes = Wishes.from_settings(settings, words)
+    name = model or settings.model
+    tryout = _tryout(name, gpu=gpu, words=words)
     if tryout is None:
-        name = settings.model or DEFAULT_MODEL
-        served_name = settings.served_model_name or name
-        source = name
-    else:
-        if settings.served_model_name not in (None, tryout.name, settings.llm_model):
-            logger.warning("SERVE_SERVED_MODEL_NAME does nothing: a try-out model serves under its own name alone.")
-        served_name = tryout.name
-        source = str(checkpoint(tryout, settings.cache_dir, ENGINE_PYTHON, say))
-        say(banner(tryout))
-    facts = resolve(source)
-    plan = make_plan(facts, hardware, Wishes.from_settings(settings))
-    if not plan.fits:
-        raise DoesNotFit(plan.reason)
-    say(plan.summary.replace(source, served_name) if tryout else plan.summary)
-    preflight(settings, hardware, facts, plan, rehearse=rehearse or settings.gpus is not None)
-    command = build(
-        settings,
-        plan,
-        program=program,
-        served_name=served_name,
-        gemma=facts.gemma,
-        sampling=tryout.sampling if tryout else None,
-        chat_template=GEMMA_TEMPLATE if tryout and tryout.gemma else None,
-        offline=Path(plan.args[0]).is_dir(),
-    )
-    about = tryout.about if tryout else None
-    return Launch(settings, hardware, plan, command, about, to_download(facts, plan))
+        name = name or DEFAULT_MODEL
+        facts = resolve(name, hub_cache, words.name("model"))
+        return Settled(settings, settings.served_model_name or name, facts, wishes)
+    return Settled(settings, tryout.name, tryouts.facts(tryout, settings.cache_dir), wishes, tryout)
 
 
-def refuse_open_server(settings: ServeSettings) -> None:
-    """Raise ConfigurationError if everybody on the network could use the server without a key."""
-    if not settings.loopback and settings.api_key is None and not settings.allow_open:
-        raise ConfigurationError(
-            f"SERVE_HOST={settings.host!r} without a key would serve everybody who can reach it: set SERVE_API_KEY, "
-            "or SERVE_ALLOW_OPEN=1 if that is meant."
-        )
+def for_others(settings: ServeSettings, verb: str) -> Settled:
+    """Settle what is to be `verb` ("deployed", "exported"): machines with GPUs and a network, not this one.
 
-
-def find_hardware(settings: ServeSettings) -> Hardware:
-    """Return the GPUs that SERVE_GPUS states, else those of this machine. Raises Refused where they cannot be used."""
-    if settings.gpus is not None:
-        return parse_gpus(settings.gpus)
-    found = nvml.detect()
-    if found.problem:
-        raise Refused(f"{found.problem}.")
-    return found
-
-
-def choose_tryout(settings: ServeSettings, hardware: Hardware) -> TryoutModel | None:
-    """Return the try-out model to serve: the one that is named, or the default where no model is and there is no GPU.
-
-    A model that is named is never replaced by another, and a GPU always means the real model.
+    Raises ConfigurationError, for a try-out model too.
     """
-    if settings.model in TRYOUT_MODELS:
-        return TRYOUT_MODELS[settings.model]
-    if settings.model is None and not hardware.gpus:
-        return TRYOUT_MODELS[DEFAULT_TRYOUT]
-    if settings.model is not None and settings.model.startswith("tryout-"):
+    settled = settle(settings, gpu=True)
+    if settled.tryout is not None:
         raise ConfigurationError(
-            f"SERVE_MODEL={settings.model!r} is not allowed: the try-out models are {', '.join(TRYOUT_MODELS)}."
+            f"SERVE_MODEL={settled.tryout.name!r} cannot be {verb}: it is a try-out model, made on this machine to "
+            f"show that everything works. Unset SERVE_MODEL for {DEFAULT_MODEL}, or name a model on Hugging Face."
         )
-    return None
+    return settled
+
+
+def survey(settings: ServeSettings, *, ask_hub: bool = False, listen: bool = True) -> Survey:
+    """Find the hardware, settle the model, plan, and check all that could stop a start; start and convert nothing.
+
+    `ask_hub`: ask the network too. `listen`: the port must be free now. Raises ConfigurationError for GPUs in
+    SERVE_GPUS that make no sense; everything else is a check.
+    """
+    hardware = find_hardware(settings)
+    settled, plan = None, None
+    problem: ServingError | None = driver_problem(hardware)
+    if problem is None:
+        try:
+            settled = settle(settings, gpu=bool(hardware.gpus))
+            plan = settled.plan(hardware)
+        except ServingError as error:
+            problem = error
+    facts = settled.facts if settled else None
+    checks = every_check(settings, hardware, facts, plan, problem, ask_hub=ask_hub, listen=listen)
+    if settings.gpus is not None:
+        checks = (check.softened() if check.needs_machine else check for check in checks)
+    return Survey(hardware, settled, plan, tuple(checks))
+
+
+def prepare(settings: ServeSettings, say: Callable[[str], None] = logger.info, *, dry_run: bool = False) -> Launch:
+    """Return what is to be started. Converts a try-out model the first time, unless it is a dry run.
+
+    `say` gets the lines that a user should see on the way. In a dry run, as with SERVE_GPUS, what only the real machine
+    could satisfy is a warning. Raises ConfigurationError, Refused or DoesNotFit for the first check that fails, each
+    with the sentence that says what to do.
+    """
+    found = survey(settings, listen=not dry_run)
+    for check in found.checks:
+        if check.stops and not (dry_run and check.needs_machine):
+            raise check.refusal()
+        if check.stops or check.status == "warn":
+            logger.warning("warning: %s", check.told)
+    settled, plan = found.settled, found.plan
+    assert settled is not None  # or a check would have failed
+    assert plan is not None
+    if settled.tryout is not None:
+        if settings.served_model_name not in (None, settled.tryout.name, settings.llm_model):
+            logger.warning("SERVE_SERVED_MODEL_NAME does nothing: a try-out model serves under its own name alone.")
+        if not dry_run:
+            tryouts.checkpoint(settled.tryout, settings.cache_dir, ENGINE_PYTHON, say)
+        say(banner(settled.tryout))
+    say(settled.summary(plan))
+    command = settled.command(plan, find_engine(settings.engine))
+    return Launch(settings, found.hardware, settled, plan, command, to_download(settled.facts, plan))
 
 
 def banner(tryout: TryoutModel) -> str:
@@ -127,3 +213,15 @@ def banner(tryout: TryoutModel) -> str:
     return "\n".join(
         ("┌" + "─" * (width + 2) + "┐", *(f"│ {line:<{width}} │" for line in lines), "└" + "─" * (width + 2) + "┘")
     )
+
+
+def _tryout(name: str | None, *, gpu: bool, words: Words) -> TryoutModel | None:
+    if name in TRYOUT_MODELS:
+        return TRYOUT_MODELS[name]
+    if name is None and not gpu:
+        return TRYOUT_MODELS[DEFAULT_TRYOUT]
+    if name is not None and name.startswith("tryout-"):
+        raise ConfigurationError(
+            f"{words.name('model')}={name!r} is not allowed: the try-out models are {', '.join(TRYOUT_MODELS)}."
+        )
+    return None

@@ -20,6 +20,9 @@ from client.variables import Variables, setting
 from serving.errors import ConfigurationError
 
 PREFIX = "SERVE_"
+DEFAULT_PORT = 8000
+DEFAULT_CONTEXT = 32_768
+STARTUP_S = 3600.0
 
 
 def _shell_words(value: object) -> object:
@@ -53,7 +56,11 @@ class ServeSettings(Variables):
     )
     host: str = setting("127.0.0.1", "an address to listen on", "address to listen on", pattern=r"^[\w.:%-]+$")
     port: int = setting(
-        8000, "a port number, 1 to 65535", "port; unset: that of a loopback `LLM_BASE_URL`, else 8000", ge=1, le=65535
+        DEFAULT_PORT,
+        "a port number, 1 to 65535",
+        "port; unset: that of a loopback `LLM_BASE_URL`, else 8000",
+        ge=1,
+        le=65535,
     )
     api_key: SecretStr | None = setting(
         None,
@@ -63,7 +70,9 @@ class ServeSettings(Variables):
     allow_open: bool = setting(
         False, "0 or 1", "`1` allows an address other than loopback without a key (everybody who reaches it may use it)"
     )
-    context: int = setting(32768, "a number of tokens, 1 or more", "context to plan for, in tokens per request", ge=1)
+    context: int = setting(
+        DEFAULT_CONTEXT, "a number of tokens, 1 or more", "context to plan for, in tokens per request", ge=1
+    )
     precision: Literal["auto", "bf16", "fp8", "int4"] = setting(
         "auto", "auto, bf16, fp8 or int4", "precision of the weights; `auto`: the best that fits the context"
     )
@@ -110,7 +119,7 @@ class ServeSettings(Variables):
         allow_inf_nan=False,
     )
     startup_timeout: Seconds = setting(
-        3600.0, "a number of seconds", "longest start, the model's download included, in seconds"
+        STARTUP_S, "a number of seconds", "longest start, the model's download included, in seconds"
     )
     shutdown_timeout: Seconds = setting(
         30.0, "a number of seconds", "longest wait for running requests at a stop, in seconds"

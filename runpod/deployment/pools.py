@@ -190,7 +190,7 @@ class Offer:
 
 def weight_gb(plan: Plan) -> float:
     """Return the size of all the weights in GB, over all the GPUs that share a copy."""
-    return float(plan.memory_gib["weights"]) * int(plan.tensor_parallel_size or 1) * GIB / 1e9
+    return plan.weights_gib * GIB / 1e9
 
 
 def live_pools(gpu_types: Sequence[GpuType], centers: Sequence[str] = ()) -> tuple[Pool, ...]:

@@ -17,8 +17,7 @@ from deployment.report import show_offers
 from deployment.rest_api import RunpodApi
 from deployment.spec import Change
 from serving.errors import ConfigurationError
-from serving.model.resolve import resolve
-from serving.planning.plan import Wishes
+from serving.launch import for_others
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -123,8 +122,8 @@ class Session:
                 if isinstance(error, ApiError) and error.status < 500:
                     raise
                 self.terminal.warn(f"{error} The prices are those shipped with the kit.")
-        model = resolve(self.config.model)
-        return gpu_pools.offers(pools, model, Wishes.from_settings(self.config.serve), self.deploy.gpu_count)
+        settled = for_others(self.config.serve, "deployed")
+        return gpu_pools.offers(pools, settled.facts, settled.wishes, self.deploy.gpu_count)
 
     def choose(self, offered: Sequence[Offer], live: Endpoint | None) -> tuple[Offer, ...]:
         """Choose the pools to deploy on."""

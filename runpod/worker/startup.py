@@ -11,12 +11,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from client.settings import DEFAULT_MODEL
+from serving.engine.command import plan_arguments
 from serving.engine.download import followed
 from serving.engine.process import Engine
 from serving.engine.progress import Progress
-from serving.launch import choose_tryout, find_hardware, prepare
-from serving.model.resolve import resolve
-from serving.planning.plan import Wishes, make_plan
+from serving.launch import find_hardware, prepare, settle
 from worker.volume import CompiledCode, Weights
 
 if TYPE_CHECKING:
@@ -45,7 +44,9 @@ class EngineStart:
             self._say(line)
         launch = prepare(settings, self._say)
         command = launch.command
-        self._compiled = CompiledCode(volume, (*launch.plan.args, *(gpu.name for gpu in launch.hardware.gpus)))
+        self._compiled = CompiledCode(
+            volume, (*plan_arguments(launch.plan), *(gpu.name for gpu in launch.hardware.gpus))
+        )
         env = command.env | self._compiled.restore()
         self.served_name = command.served_name
         self.origin = command.base_url.removesuffix("/v1")
@@ -89,10 +90,13 @@ def use_weights(settings: ServeSettings, weights: Weights) -> tuple[str, ...]:
     image or on the volume, and the hub must then be asked. A model whose configuration has to be read has one alone.
     """
     hardware = find_hardware(settings)
-    if choose_tryout(settings, hardware) is not None:
+    if hardware.problem:
+        return ()  # which `prepare` says
+    described = weights.described_in(settings.model or DEFAULT_MODEL)
+    settled = settle(settings, gpu=bool(hardware.gpus), hub_cache=described)
+    if settled.tryout is not None:
         return ()  # a folder of this machine
-    name = settings.model or DEFAULT_MODEL
-    plan = make_plan(resolve(name, weights.described_in(name)), hardware, Wishes.from_settings(settings))
+    plan = settled.plan(hardware)
     if plan.checkpoint is None:
         return ()  # nothing fits, which `prepare` says
     os.environ.update(weights.env(plan.checkpoint))

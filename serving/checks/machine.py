@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from serving.checks.check import Check, Status
 from serving.engine.process import refuse_taken_port
 from serving.engine.program import find_engine, pinned_version
-from serving.errors import ServingError
+from serving.errors import Refused, ServingError
 from serving.model.hub_cache import cache_folder
 from serving.planning.precision import BF16_CAPABILITY, ENGINE_CAPABILITY, FP8_CAPABILITY
 from serving.units import GIB
@@ -26,12 +26,21 @@ SHARED_MEMORY_BYTES = GIB  # NCCL and vLLM's processes talk through it; Docker g
 HOST_BYTES = 4 * GIB  # vLLM's processes, with everything that they import
 
 
+def driver_problem(hardware: Hardware) -> Refused | None:
+    """Return why the GPUs that are here cannot be used, None if they can or there are none."""
+    if hardware.problem is None:
+        return None
+    return Refused(f"{hardware.problem}.")
+
+
 def engine(settings: ServeSettings, hardware: Hardware) -> Iterator[Check]:
     """Check that there is a vLLM, which it is, and that its build goes with the driver."""
+    if problem := driver_problem(hardware):
+        yield Check.failed("driver", problem)
     try:
         program = find_engine(settings.engine)
     except ServingError as error:
-        yield Check("engine", "fail", str(error), "make setup-engine")
+        yield Check.failed("engine", error, "make setup-engine")
         return
     version = _installed(program, "vllm")
     if version is None:
@@ -43,9 +52,9 @@ def engine(settings: ServeSettings, hardware: Hardware) -> Iterator[Check]:
     note = "" if status == "ok" else f"; the kit was made for {made_for}"
     yield Check("engine", status, f"vLLM {version}{note}", "make setup-engine")
     remake = "rm -r .venv-engine && make setup-engine"
-    if hardware.problem:
-        yield Check("driver", "fail", hardware.problem)
-    elif build == "cpu":
+    if problem:
+        return
+    if build == "cpu":
         status = "fail" if hardware.gpus else "ok"
         detail = "the engine is the CPU build, and there is a GPU" if hardware.gpus else "the CPU build, and no GPU"
         yield Check("driver", status, detail, remake, needs_machine=True)
@@ -100,7 +109,7 @@ def port(settings: ServeSettings) -> Check:
     try:
         refuse_taken_port(settings.host, settings.port)
     except ServingError as error:
-        return Check("port", "fail", str(error), "SERVE_PORT=8001 make serve")
+        return Check.failed("port", error, "SERVE_PORT=8001 make serve")
     return Check("port", "ok", f"{settings.port} is free on {settings.host}")
 
 

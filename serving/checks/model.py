@@ -33,6 +33,8 @@ def checkpoint(
     chosen = _chosen(model, plan)
     if Path(chosen.name).is_dir():
         yield Check("weights", "ok", f"{chosen.name} is here")
+    elif Path(chosen.name).is_absolute():
+        yield Check("weights", "ok", f"{chosen.name} is made at the first start, in about a minute")
     elif to_download(model, plan) is None:
         yield Check("weights", "ok", f"{chosen.name} is in the cache")
     else:
@@ -44,7 +46,8 @@ def checkpoint(
 def to_download(model: ModelFacts, plan: Plan | None) -> Download | None:
     """Return what vLLM will have to download for the plan, None if the weights are on this machine."""
     chosen = _chosen(model, plan)
-    missing = 0 if Path(chosen.name).is_dir() else chosen.weight_bytes - cached_bytes(chosen.name)
+    folder = Path(chosen.name)
+    missing = 0 if folder.is_absolute() or folder.is_dir() else chosen.weight_bytes - cached_bytes(chosen.name)
     return Download(chosen.name, chosen.weight_bytes) if missing > chosen.weight_bytes * 0.02 else None
 
 

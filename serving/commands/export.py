@@ -18,27 +18,24 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from client.settings import DEFAULT_MODEL
-from serving.engine.command import GEMMA_TEMPLATE, TOOL_PARSER, TOOL_PARSER_FILES, EngineCommand, build
+from serving.checks.machine import driver_problem
+from serving.checks.settings import refuse_open_server
+from serving.engine.command import GEMMA_TEMPLATE, TOOL_PARSER, TOOL_PARSER_FILES, EngineCommand
+from serving.engine.process import EXIT_MARGIN_S
 from serving.engine.program import ROOT, find_engine, pinned_version
-from serving.errors import ConfigurationError, DoesNotFit
-from serving.hardware import nvml
-from serving.hardware.parse import parse_gpus
-from serving.launch import refuse_open_server
-from serving.model.resolve import resolve
-from serving.planning.plan import Plan, Wishes, make_plan
-from serving.settings import ServeSettings
+from serving.errors import ConfigurationError, DoesNotFit, Refused
+from serving.launch import find_hardware, for_others
+from serving.settings import DEFAULT_PORT, STARTUP_S, ServeSettings
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
     from serving.hardware.gpu import Hardware
+    from serving.planning.plan import Plan
 
 IMAGE = "vllm/vllm-openai"
-PORT = 8000
 ROUTER_PORT = 30000
-START_S = 3600
 NAME = "gemma-vllm-kit"
 MOUNT = f"/etc/{NAME}"
 # The environment variables that hold secrets; they are named in what is written, and never filled in.
@@ -54,7 +51,7 @@ ACCELERATORS = (
 
 @dataclass(frozen=True)
 class Deployment:
-    """Hold what every format writes down."""
+    """What every format writes down."""
 
     settings: ServeSettings
     hardware: Hardware
@@ -64,7 +61,7 @@ class Deployment:
     @property
     def checkpoint(self) -> str:
         """Return the model that vLLM loads."""
-        return self.plan.args[0]
+        return str(self.plan.checkpoint)
 
     @property
     def env(self) -> dict[str, str]:
@@ -135,26 +132,19 @@ def deployment(gpus: str | None, *, host: str | None, program: Path | None = Non
     """Plan for the GPUs named (or set, or found here) and build the command; no GPU is needed for that."""
     settings = ServeSettings.load()
     if host is not None:
-        settings = settings.model_copy(update={"host": host, "port": PORT})
-    given = gpus if gpus is not None else settings.gpus
-    hardware = nvml.detect() if given is None else parse_gpus(given, "--gpus")
+        settings = settings.model_copy(update={"host": host, "port": DEFAULT_PORT})
+    hardware = find_hardware(settings, gpus)
+    if problem := driver_problem(hardware):
+        raise Refused(f"{problem} With --gpus it can be exported without.")
     if not hardware.gpus:
         raise ConfigurationError(
             "No GPU is here to plan for: say which the machines have, like --gpus '1x NVIDIA L40S'."
         )
-    name = settings.model or DEFAULT_MODEL
-    facts = resolve(name)
-    plan = make_plan(facts, hardware, Wishes.from_settings(settings))
+    settled = for_others(settings, "exported")
+    plan = settled.plan(hardware)
     if not plan.fits:
         raise DoesNotFit(plan.reason)
-    command = build(
-        settings,
-        plan,
-        program=program or Path("vllm"),
-        served_name=settings.served_model_name or name,
-        gemma=facts.gemma,
-    )
-    return Deployment(settings, hardware, plan, command)
+    return Deployment(settings, hardware, plan, settled.command(plan, program or Path("vllm")))
 
 
 def helm(args: argparse.Namespace) -> str:
@@ -171,7 +161,7 @@ def helm(args: argparse.Namespace) -> str:
         "requestCPU": 4 * made.gpus,
         "requestMemory": "32Gi",
         "requestGPU": made.gpus,
-        "pvcStorage": f"{_weights_gib(made.plan) * 2 + 10:.0f}Gi",
+        "pvcStorage": f"{made.plan.weights_gib * 2 + 10:.0f}Gi",
         "hf_token": {"secretName": NAME, "secretKey": "hf-token"},
         "env": [{"name": name, "value": value} for name, value in sorted(made.env.items())],
         # Without the first, the chart turns prefix caching off.
@@ -187,7 +177,7 @@ def helm(args: argparse.Namespace) -> str:
         model["extraVolumeMounts"] = [{"name": NAME, "mountPath": MOUNT, "readOnly": True}]
     if made.templates:
         model |= {"chatTemplate": GEMMA_TEMPLATE.name, "chatTemplateConfigMap": GEMMA_TEMPLATE.read_text("utf-8")}
-    engine: dict[str, Any] = {"modelSpec": [model], "startupProbe": _probe(failures=START_S // 10)}
+    engine: dict[str, Any] = {"modelSpec": [model], "startupProbe": _probe(failures=int(STARTUP_S) // 10)}
     keys = ["--from-file=hf-token=FILE"]
     if made.settings.api_key is not None:
         engine["vllmApiKey"] = {"secretName": NAME, "secretKey": "api-key"}
@@ -216,14 +206,14 @@ def skypilot(args: argparse.Namespace) -> str:
     task: dict[str, Any] = {
         "name": NAME,
         "service": {
-            "readiness_probe": {"path": "/health", "initial_delay_seconds": START_S},
+            "readiness_probe": {"path": "/health", "initial_delay_seconds": int(STARTUP_S)},
             "replica_policy": {"min_replicas": args.replicas, "max_replicas": args.replicas * 2}
             | {"target_qps_per_replica": 1.0},
         },
         "resources": {
             "accelerators": {_accelerator(made.hardware): made.gpus},
-            "ports": PORT,
-            "disk_size": int(_weights_gib(made.plan) * 2 + 60),
+            "ports": DEFAULT_PORT,
+            "disk_size": int(made.plan.weights_gib * 2 + 60),
             "image_id": f"docker:{IMAGE}:v{pinned_version('cuda')}",
         },
         "envs": made.env,
@@ -252,7 +242,7 @@ def router(args: argparse.Namespace) -> str:
     command = ["vllm-router", "--worker-urls", *(url.rstrip("/") for url in args.url)]
     # cache_aware sends what begins alike to the same machine, whose prefix cache then holds it.
     command += ["--policy", "cache_aware", "--host", "127.0.0.1", "--port", str(ROUTER_PORT)]
-    command += ["--worker-startup-timeout-secs", str(START_S), "--request-timeout-secs", "1800"]
+    command += ["--worker-startup-timeout-secs", f"{STARTUP_S:.0f}", "--request-timeout-secs", "1800"]
     lines = (
         "#!/bin/sh",
         "# vLLM's router (pip install vllm-router) over machines that serve the same model under the same name.",
@@ -296,7 +286,7 @@ def systemd(args: argparse.Namespace) -> str:
         "RestartSec=10",
         "# vLLM finishes what runs; then the whole group goes, so that nothing keeps the GPU.",
         "KillMode=mixed",
-        f"TimeoutStopSec={made.settings.shutdown_timeout + 30:.0f}",
+        f"TimeoutStopSec={made.settings.shutdown_timeout + EXIT_MARGIN_S:.0f}",
         "LimitMEMLOCK=infinity",
         "",
         "[Install]",
@@ -306,10 +296,6 @@ def systemd(args: argparse.Namespace) -> str:
 
 
 FORMATS = {"helm": helm, "skypilot": skypilot, "router": router, "systemd": systemd}
-
-
-def _weights_gib(plan: Plan) -> float:
-    return float(plan.memory_gib["weights"]) * (plan.tensor_parallel_size or 1)
 
 
 def _accelerator(hardware: Hardware) -> str:
@@ -326,7 +312,7 @@ def _probe(failures: int) -> dict[str, Any]:
         "initialDelaySeconds": 15,
         "periodSeconds": 10,
         "failureThreshold": failures,
-        "httpGet": {"path": "/health", "port": PORT},
+        "httpGet": {"path": "/health", "port": DEFAULT_PORT},
     }
 
 

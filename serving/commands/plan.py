@@ -4,24 +4,40 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from client.settings import DEFAULT_MODEL
+from serving.checks.machine import driver_problem
+from serving.engine.command import plan_arguments
 from serving.errors import ConfigurationError, DoesNotFit, Refused
-from serving.hardware import nvml
-from serving.hardware.parse import parse_gpus
-from serving.model.resolve import resolve
-from serving.model.tryout import TRYOUT_MODELS
-from serving.planning.plan import make_plan
+from serving.launch import find_hardware, settle
 from serving.planning.precision import ORDER
-from serving.planning.request import Wishes
+from serving.planning.words import Words
 from serving.settings import ServeSettings
 
 if TYPE_CHECKING:
     import argparse
 
-    from serving.hardware.gpu import Hardware
-    from serving.model.facts import ModelFacts
+    from serving.launch import Settled
+    from serving.planning.plan import Plan
+
+# The keys of `python -m serving plan --json`, in this order, all of them always.
+JSON_KEYS = (
+    "fits",
+    "reason",
+    "precision",
+    "checkpoint",
+    "tensor_parallel_size",
+    "data_parallel_size",
+    "max_model_len",
+    "max_num_batched_tokens",
+    "max_num_seqs",
+    "kv_cache_tokens",
+    "concurrency",
+    "memory_gib",
+    "args",
+)
+OPTIONS = ("model", "context", "precision", "text_only")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,54 +61,51 @@ def run(args: argparse.Namespace) -> int:
     """Print the plan; return 0 if it fits, 3 if not. Raises ServingError."""
     settings = ServeSettings.load()
     hardware = find_hardware(settings, args.gpus)
-    if hardware.problem:
-        raise Refused(f"{hardware.problem}. --gpus plans without it.")
-    model = find_model(settings, args.model)
-    plan = make_plan(model, hardware, wishes(settings, args))
+    if problem := driver_problem(hardware):
+        raise Refused(f"{problem} With --gpus it can be planned without.")
+    settled = settle_options(settings, args, gpu=bool(hardware.gpus))
+    plan = settled.plan(hardware)
     if args.json:
-        print(json.dumps(plan.as_json(), indent=2))
+        print(json.dumps(as_json(plan), indent=2))
     else:
         from serving.commands.plan_view import show
 
-        show(model, hardware, plan)
+        show(settled.facts, hardware, plan)
+        if settled.tryout is not None and args.model is None and settings.model is None:
+            print("There is no GPU: `make serve` takes the try-out model. `plan --gpus '1x H100'` plans for others.")
     return 0 if plan.fits else DoesNotFit.exit_status
 
 
-def find_hardware(settings: ServeSettings, given: str | None = None) -> Hardware:
-    """Return the GPUs of `--gpus`, else of SERVE_GPUS, else of this machine."""
-    if given is not None:
-        return parse_gpus(given, "--gpus")
-    if settings.gpus is not None:
-        return parse_gpus(settings.gpus)
-    return nvml.detect()
+def settle_options(settings: ServeSettings, args: argparse.Namespace, *, gpu: bool) -> Settled:
+    """Settle the model and the wishes of the settings and the options, which win.
 
-
-def find_model(settings: ServeSettings, given: str | None = None) -> ModelFacts:
-    """Return the facts of `--model`, else of SERVE_MODEL, else of Gemma 3 27B."""
-    name = given or settings.model or DEFAULT_MODEL
-    tryout = TRYOUT_MODELS.get(name)
-    if tryout is None:
-        return resolve(name)
-    folder = settings.cache_dir / f"{tryout.name}-{tryout.revision}"
-    if not folder.is_dir():
-        raise ConfigurationError(f"SERVE_MODEL={name!r} is not converted yet: `make serve` does that the first time.")
-    return resolve(str(folder))
-
-
-def wishes(settings: ServeSettings, args: argparse.Namespace) -> Wishes:
-    """Return the wishes of the settings and the options, which win. Raises ConfigurationError for a bad option."""
-    found = Wishes.from_settings(settings)
+    Raises ConfigurationError for a bad option.
+    """
+    given = {option: f"--{option.replace('_', '-')}" for option in OPTIONS if getattr(args, option) is not None}
+    settled = settle(settings, gpu=gpu, model=args.model, words=Words(frozenset(OPTIONS), given))
+    wishes = settled.wishes
     if args.context is not None:
-        found = replace(found, context=_tokens(args.context))
+        wishes = replace(wishes, context=_tokens(args.context))
     if args.precision is not None:
         if args.precision not in ("auto", *ORDER):
             raise ConfigurationError(
                 f"--precision={args.precision!r} is not allowed: it must be auto, bf16, fp8 or int4."
             )
-        found = replace(found, precision=args.precision)
+        wishes = replace(wishes, precision=args.precision)
     if args.text_only:
-        found = replace(found, text_only=True)
-    return found
+        wishes = replace(wishes, text_only=True)
+    return replace(settled, wishes=wishes)
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """Return the plan under JSON_KEYS, with null for what a plan that does not fit lacks."""
+    values = {key: getattr(plan, key, None) for key in JSON_KEYS}
+    if not plan.fits:
+        return values | {"concurrency": None, "memory_gib": None, "args": None}
+    return values | {
+        "concurrency": {str(tokens): requests for tokens, requests in plan.concurrency.items()},
+        "args": list(plan_arguments(plan)),
+    }
 
 
 def _tokens(text: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from serving.commands.plan import add_model_arguments, find_model, wishes
+from serving.commands.plan import add_model_arguments, settle_options
 from serving.hardware.catalog import KNOWN_GPUS
 from serving.hardware.gpu import Gpu, Hardware
 from serving.planning.plan import make_plan
@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the table; return 0. Raises ServingError."""
     settings = ServeSettings.load()
-    model, wished = find_model(settings, args.model), wishes(settings, args)
+    settled = settle_options(settings, args, gpu=True)
+    model, wished = settled.facts, settled.wishes
     header = ("GPU", "GiB", *(f"{count}x" for count in COUNTS))
     lines = list(rows(model, wished))
     if args.markdown:

@@ -13,6 +13,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from serving.engine.command import plan_arguments, plan_environment
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -43,8 +45,8 @@ def show(model: ModelFacts, hardware: Hardware, plan: Plan, console: Console | N
     parts: list[RenderableType] = [_choices(plan), Text(), _memory(plan), Text(), _concurrency(plan)]
     console.print(Panel(Group(*parts), title=escape(title), title_align="left", border_style="green"))
     # Outside of the frame, so that it can be copied.
-    prefix = " ".join(f"{name}={value}" for name, value in plan.env.items())
-    console.print(escape(f"{prefix} vllm serve {shlex.join(plan.args)}".strip()), soft_wrap=True)
+    prefix = " ".join(f"{name}={value}" for name, value in plan_environment(plan).items())
+    console.print(escape(f"{prefix} vllm serve {shlex.join(plan_arguments(plan))}".strip()), soft_wrap=True)
 
 
 def _misfit(plan: Plan) -> Text:

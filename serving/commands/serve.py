@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal ends it; return 0. Raises ServingError."""
-    launch = prepare(ServeSettings.load(), say=_say, rehearse=args.dry_run)
+    launch = prepare(ServeSettings.load(), say=_say, dry_run=args.dry_run)
     if args.dry_run:
         print(shlex.join(launch.command.argv))
         return 0

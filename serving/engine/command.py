@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from serving.units import GIB
+
 if TYPE_CHECKING:
     from serving.planning.plan import Plan
     from serving.settings import ServeSettings
@@ -25,7 +27,7 @@ GEMMA_SAMPLING = {"temperature": 1.0, "top_k": 64, "top_p": 0.95, "min_p": 0.0}
 
 @dataclass(frozen=True)
 class EngineCommand:
-    """Hold what starts one vLLM. `env` is added to the environment, holds the secrets, and stays out of the repr."""
+    """What starts one vLLM. `env` is added to the environment, holds the secrets, and stays out of the repr."""
 
     argv: tuple[str, ...]
     env: dict[str, str] = field(repr=False)
@@ -54,16 +56,15 @@ def build(
     gemma: bool,
     sampling: dict[str, float] | None = None,
     chat_template: Path | None = None,
-    offline: bool = False,
 ) -> EngineCommand:
-    """Build the command line and the environment of vLLM 0.32.
+    """Build the command line and the environment of vLLM.
 
-    The plan sizes the engine (`plan.args` begins with the checkpoint); what is added here says where it listens, under
-    which name it serves, and how it behaves; `sampling` is the server's default, for Gemma the Gemma team's advice.
-    `settings.extra_args` come last and so win. The API key and the Hugging Face token travel in the environment, since
-    anybody on the machine can read an argument list.
+    The plan sizes the engine; what is added here says where it listens, under which name it serves, and how it behaves;
+    `sampling` is the server's default, for Gemma the Gemma team's advice. `settings.extra_args` come last and so win.
+    The API key and the Hugging Face token travel in the environment, since anybody on the machine can read an argument
+    list.
     """
-    args = [str(program), "serve", *plan.args]
+    args = [str(program), "serve", *plan_arguments(plan)]
     args += ["--served-model-name", served_name]
     args += ["--host", settings.host, "--port", str(settings.port)]
     args += ["--shutdown-timeout", f"{settings.shutdown_timeout:.0f}"]
@@ -82,7 +83,7 @@ def build(
     if chat_template:
         args += ["--chat-template", str(chat_template), "--chat-template-content-format", "openai"]
     # CUDA itself would count the fastest GPU first, and not as NVML, and so the plan, does.
-    env = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | plan.env
+    env = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | plan_environment(plan)
     env |= {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": _vllm_level(settings.log_level)}
     if settings.api_key:
         middleware.append("api_key_guard.ApiKeyGuard")
@@ -92,9 +93,41 @@ def build(
         env["PYTHONPATH"] = str(VLLM_SIDE / "middleware")
     if settings.hf_token:
         env["HF_TOKEN"] = settings.hf_token.get_secret_value()
-    if offline:
+    folder = Path(str(plan.checkpoint))
+    if folder.is_absolute() or folder.is_dir():
         env["HF_HUB_OFFLINE"] = "1"
     return EngineCommand((*args, *settings.extra_args), env, settings.host, settings.port, served_name)
+
+
+def plan_arguments(plan: Plan) -> tuple[str, ...]:
+    """Return what follows `vllm serve` for a plan that fits: the checkpoint, and what sizes the engine."""
+    args = [str(plan.checkpoint), "--dtype", str(plan.dtype)]
+    if plan.gpus:
+        args += ["--tensor-parallel-size", str(plan.tensor_parallel_size)]
+    if (plan.data_parallel_size or 1) > 1:
+        args += ["--data-parallel-size", str(plan.data_parallel_size)]
+    args += ["--max-model-len", str(plan.max_model_len)]
+    args += ["--max-num-batched-tokens", str(plan.max_num_batched_tokens)]
+    args += ["--max-num-seqs", str(plan.max_num_seqs)]
+    if plan.gpus:
+        args += ["--gpu-memory-utilization", f"{plan.gpu_memory_utilization:g}"]
+    else:
+        args += ["--enforce-eager", "--kv-cache-memory-bytes", str(plan.kv_cache_bytes)]
+    if plan.language_model_only:
+        args.append("--language-model-only")
+    return tuple(args)
+
+
+def plan_environment(plan: Plan) -> dict[str, str]:
+    """Return what makes vLLM use the plan's GPUs where there are others, in the order in which NVML counts them.
+
+    On the CPU engine: the size of the KV cache, which in the environment wins over the argument, but is in whole GiB.
+    """
+    if plan.devices:
+        return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(plan.devices)}
+    if plan.kv_cache_bytes is not None and plan.kv_cache_bytes % GIB == 0:
+        return {"VLLM_CPU_KVCACHE_SPACE": str(plan.kv_cache_bytes // GIB)}
+    return {}
 
 
 def _vllm_level(chosen: str) -> str:

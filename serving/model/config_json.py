@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def from_folder(folder: Path, name: str) -> ModelFacts:
+def from_folder(folder: Path, name: str, said: str = "SERVE_MODEL") -> ModelFacts:
     """Return the facts of the checkpoint in `folder`, from its config.json and the sizes of its weights' files."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigurationError(f"SERVE_MODEL={name!r} is not allowed: {folder} has no config.json.") from error
+        raise ConfigurationError(f"{said}={name!r} is not allowed: {folder} has no config.json.") from error
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"SERVE_MODEL={name!r} is not allowed: {path} cannot be read ({error}).") from error
+        raise ConfigurationError(f"{said}={name!r} is not allowed: {path} cannot be read ({error}).") from error
     try:
         return _from_config(config, folder, name)
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         raise ConfigurationError(
-            f"SERVE_MODEL={name!r} cannot be planned: {path} does not describe a decoder model with ordinary "
+            f"{said}={name!r} cannot be planned: {path} does not describe a decoder model with ordinary "
             f"attention ({type(error).__name__}: {error})."
         ) from error
 

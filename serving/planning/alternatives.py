@@ -39,21 +39,22 @@ def _precision(model: ModelFacts, hardware: Hardware, wishes: Wishes) -> list[st
     if wishes.precision == "auto" and wishes.dtype == "auto":
         return []
     found = _best(model, hardware, replace(wishes, precision="auto", dtype="auto"))
-    return [f"--precision {found.precision} ({found.longest:,} tokens)"] if found else []
+    return [f"{wishes.words.ask('precision', found.precision)} ({found.longest:,} tokens)"] if found else []
 
 
 def _context(model: ModelFacts, hardware: Hardware, wishes: Wishes) -> Iterator[str]:
     free = replace(wishes, precision="auto", max_model_len=None)
     longest = _longest(model, hardware, free)
+    ask = wishes.words.ask
     if longest is not None and _length(longest, model, wishes) >= LEAST_CONTEXT:
-        yield f"--context {_length(longest, model, wishes)} ({longest.precision})"
+        yield f"{ask('context', _length(longest, model, wishes))} ({longest.precision})"
     if model.vision and not wishes.text_only:
         lean = replace(free, text_only=True)
         without = _longest(model, hardware, lean)
         if without is not None and without.longest >= wanted_length(model, wishes):
-            yield f"--text-only ({without.precision}, {without.longest:,} tokens)"
+            yield f"{ask('text_only')} ({without.precision}, {without.longest:,} tokens)"
         elif without is not None and without.longest >= LEAST_CONTEXT:
-            yield f"--text-only --context {_length(without, model, wishes)} ({without.precision})"
+            yield f"{ask('text_only')} {ask('context', _length(without, model, wishes))} ({without.precision})"
 
 
 def _length(candidate: Candidate, model: ModelFacts, wishes: Wishes) -> int:
@@ -70,7 +71,7 @@ def _smaller_model(model: ModelFacts, hardware: Hardware, wishes: Wishes) -> Ite
             free = replace(wishes, precision="auto", max_model_len=None, tensor_parallel_size=None)
             found = _best(other, hardware, free)
             if found:
-                yield f"--model {other.name} ({found.precision}, {found.longest:,} tokens)"
+                yield f"{wishes.words.ask('model', other.name)} ({found.precision}, {found.longest:,} tokens)"
                 return
 
 

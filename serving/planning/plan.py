@@ -1,4 +1,4 @@
-"""The plan: what runs on this hardware, with which arguments of `vllm serve`, and why.
+"""The plan: what runs on this hardware, how vLLM is to be sized for it, and why.
 
 `make_plan` is a pure function of facts about the model, facts about the hardware, and wishes.
 """
@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from serving.errors import ConfigurationError
 from serving.planning.request import Wishes
@@ -18,34 +18,19 @@ if TYPE_CHECKING:
     from serving.model.facts import ModelFacts
     from serving.planning.search import Candidate
 
-__all__ = ["CONCURRENCY_TOKENS", "JSON_KEYS", "Plan", "Wishes", "make_plan"]
+__all__ = ["CONCURRENCY_TOKENS", "Plan", "Wishes", "make_plan"]
 
 CONCURRENCY_TOKENS = (2048, 8192, 32_768, 131_072)
-# The keys of `python -m serving plan --json`, in this order, all of them always.
-JSON_KEYS = (
-    "fits",
-    "reason",
-    "precision",
-    "checkpoint",
-    "tensor_parallel_size",
-    "data_parallel_size",
-    "max_model_len",
-    "max_num_batched_tokens",
-    "max_num_seqs",
-    "kv_cache_tokens",
-    "concurrency",
-    "memory_gib",
-    "args",
-)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Hold what to run; where nothing fits, only `fits`, `reason` and `alternatives` say anything.
+    """What to run; where nothing fits, only `fits`, `reason` and `alternatives` say anything.
 
-    `kv_cache_tokens` and `concurrency` (requests at once, by their tokens; None beyond `max_model_len`) count all
-    copies of the model. `memory_gib` splits one GPU (on the CPU engine: the process) into weights, activations,
-    kv_cache, reserve and other_processes. `args` is what follows `vllm serve`, `env` is added to its environment.
+    `checkpoint` is what vLLM loads: a name on the hub, or a folder. `kv_cache_tokens` and `concurrency` (requests at
+    once, by their tokens; None beyond `max_model_len`) count all copies of the model. `memory_gib` splits one GPU (on
+    the CPU engine: the process) into weights, activations, kv_cache, reserve and other_processes. `gpus` are those that
+    are used, none on the CPU engine; `devices` names them as CUDA_VISIBLE_DEVICES does, where there are others too.
     `reasons` says why, for each choice; `reason` is all of them.
     """
 
@@ -61,12 +46,20 @@ class Plan:
     kv_cache_tokens: int | None = None
     concurrency: dict[int, float | None] = field(default_factory=dict)
     memory_gib: dict[str, float] = field(default_factory=dict)
-    args: tuple[str, ...] = ()
-    env: dict[str, str] = field(default_factory=dict)
+    dtype: str | None = None
+    gpu_memory_utilization: float | None = None
+    kv_cache_bytes: int | None = None
+    language_model_only: bool = False
     reasons: dict[str, str] = field(default_factory=dict)
     alternatives: tuple[str, ...] = ()
     gpus: tuple[Gpu, ...] = ()
+    devices: tuple[str, ...] = ()
     gated: bool = False
+
+    @property
+    def weights_gib(self) -> float:
+        """Return the size of one copy of the model, over all the GPUs that share it."""
+        return self.memory_gib["weights"] * (self.tensor_parallel_size or 1)
 
     @property
     def summary(self) -> str:
@@ -83,16 +76,6 @@ class Plan:
             f"Plan: {self.checkpoint} in {self.precision} on {where}, {self.max_model_len:,} tokens a request; the KV "
             f"cache holds {self.kv_cache_tokens:,} tokens{at_once}."
         )
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the plan under JSON_KEYS, with null for what a plan that does not fit lacks."""
-        values = {key: getattr(self, key) for key in JSON_KEYS}
-        if not self.fits:
-            return values | {"concurrency": None, "memory_gib": None, "args": None}
-        return values | {
-            "concurrency": {str(tokens): requests for tokens, requests in self.concurrency.items()},
-            "args": list(self.args),
-        }
 
 
 def make_plan(model: ModelFacts, hardware: Hardware, wishes: Wishes) -> Plan:
@@ -116,30 +99,32 @@ def make_plan(model: ModelFacts, hardware: Hardware, wishes: Wishes) -> Plan:
 
 def _check(model: ModelFacts, wishes: Wishes) -> None:
     """Raise ConfigurationError for wishes that no hardware could meet."""
+    name = wishes.words.name
     if wishes.dtype == "float16" and model.gemma:
         raise ConfigurationError(
-            "SERVE_DTYPE='float16' is not allowed with Gemma 3, which is numerically unstable in it: use bfloat16."
+            f"{name('dtype')}='float16' is not allowed with Gemma 3, which is numerically unstable in it: use bfloat16."
         )
     if wishes.max_model_len is not None and wishes.max_model_len > model.max_model_len:
         raise ConfigurationError(
-            f"SERVE_MAX_MODEL_LEN={wishes.max_model_len} is not allowed: {model.name} was made for at most "
+            f"{name('max_model_len')}={wishes.max_model_len} is not allowed: {model.name} was made for at most "
             f"{model.max_model_len} tokens."
         )
     tensor = wishes.tensor_parallel_size
     if tensor is not None and tensor not in (allowed := divisors(model, 64)):
         raise ConfigurationError(
-            f"SERVE_TENSOR_PARALLEL_SIZE={tensor} is not allowed: the {model.heads} attention heads and "
+            f"{name('tensor_parallel_size')}={tensor} is not allowed: the {model.heads} attention heads and "
             f"{model.kv_heads} KV heads of {model.name} can be divided among {', '.join(map(str, allowed))} GPUs."
         )
     tokens, seqs = wishes.max_num_batched_tokens, wishes.max_num_seqs
     if tokens is not None and seqs is not None and tokens < seqs:
         raise ConfigurationError(
-            f"SERVE_MAX_NUM_BATCHED_TOKENS={tokens} is not allowed: it must be at least SERVE_MAX_NUM_SEQS={seqs}."
+            f"{name('max_num_batched_tokens')}={tokens} is not allowed: it must be at least "
+            f"{name('max_num_seqs')}={seqs}."
         )
     if wishes.precision != "auto" and model.checkpoint(wishes.precision) is None:
         there = ", ".join(item.precision for item in model.checkpoints)
         raise ConfigurationError(
-            f"SERVE_PRECISION={wishes.precision!r} is not allowed: of {model.name} there is {there} alone."
+            f"{name('precision')}={wishes.precision!r} is not allowed: of {model.name} there is {there} alone."
         )
 
 
@@ -163,10 +148,14 @@ def _plan(model: ModelFacts, hardware: Hardware, wishes: Wishes, chosen: Candida
             tokens: round(chosen.concurrency(tokens), 2) if tokens <= length else None for tokens in CONCURRENCY_TOKENS
         },
         memory_gib=_memory(chosen),
-        args=_arguments(model, wishes, chosen),
-        env=_environment(hardware, chosen),
+        dtype=chosen.compute.dtype,
+        gpu_memory_utilization=chosen.utilization if chosen.gpus else None,
+        kv_cache_bytes=None if chosen.gpus else chosen.kv_bytes,
+        # Other families may have a tower that is not known.
+        language_model_only=wishes.text_only and (model.vision or not model.gemma),
         reasons=why,
         gpus=chosen.gpus,
+        devices=_devices(hardware, chosen),
         gated=chosen.checkpoint.gated,
     )
 
@@ -181,39 +170,14 @@ def _memory(chosen: Candidate) -> dict[str, float]:
     return {part: round(size / GIB, 2) for part, size in parts.items()}
 
 
-def _arguments(model: ModelFacts, wishes: Wishes, chosen: Candidate) -> tuple[str, ...]:
-    """Return what follows `vllm serve`: the checkpoint, and what sizes the engine."""
-    args = [chosen.checkpoint.name, "--dtype", chosen.compute.dtype]
-    if chosen.gpus:
-        args += ["--tensor-parallel-size", str(chosen.tensor_parallel)]
-    if chosen.data_parallel > 1:
-        args += ["--data-parallel-size", str(chosen.data_parallel)]
-    args += ["--max-model-len", str(chosen.longest)]
-    args += ["--max-num-batched-tokens", str(chosen.batch.max_num_batched_tokens)]
-    args += ["--max-num-seqs", str(chosen.batch.max_num_seqs)]
-    if chosen.gpus:
-        args += ["--gpu-memory-utilization", f"{chosen.utilization:g}"]
-    else:
-        args += ["--enforce-eager", "--kv-cache-memory-bytes", str(chosen.kv_bytes)]
-    if wishes.text_only and (model.vision or not model.gemma):  # other families may have a tower that is not known
-        args.append("--language-model-only")
-    return tuple(args)
-
-
-def _environment(hardware: Hardware, chosen: Candidate) -> dict[str, str]:
-    """Return what makes vLLM open the chosen GPUs where there are others, in the order in which NVML counts them.
-
-    On the CPU engine: the size of the KV cache, which in the environment wins over the argument, but is in whole GiB.
-    """
-    if not chosen.gpus:
-        whole = chosen.kv_bytes % GIB == 0
-        return {"VLLM_CPU_KVCACHE_SPACE": str(chosen.kv_bytes // GIB)} if whole else {}
+def _devices(hardware: Hardware, chosen: Candidate) -> tuple[str, ...]:
+    """Return the names of the chosen GPUs in the order of the bus, none if there are no others."""
     if len(chosen.gpus) == len(hardware.gpus) and not hardware.restricted:
-        return {}
+        return ()
     left = list(enumerate(hardware.gpus))
-    ids = []
+    found = []
     for gpu in chosen.gpus:
         index = next(position for position, (_, other) in enumerate(left) if other is gpu or other == gpu)
         number, _ = left.pop(index)
-        ids.append((number, gpu.id or str(number)))
-    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(name for _, name in sorted(ids))}
+        found.append((number, gpu.id or str(number)))
+    return tuple(name for _, name in sorted(found))

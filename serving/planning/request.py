@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from serving.errors import ConfigurationError
+from serving.planning.words import Words
+from serving.settings import DEFAULT_CONTEXT
 from serving.units import GIB
 
 if TYPE_CHECKING:
@@ -14,17 +16,17 @@ if TYPE_CHECKING:
 
     from serving.settings import ServeSettings
 
-DEFAULT_CONTEXT = 32_768
 # The bytes of one number in the KV cache; "auto" is that of the computation.
 KV_BYTES = {"fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """Hold what is wished or fixed. `None` and "auto" leave the choice to the plan.
+    """What is wished or fixed. `None` and "auto" leave the choice to the plan.
 
     `context` is the least length that a plan must offer; `max_model_len` fixes it. The rest has vLLM's names;
     `cpu_kv_bytes` is the CPU engine's memory for the KV cache, `kv_cache_bytes` any engine's, as an argument of vLLM.
+    `words` are what the user calls all that.
     """
 
     context: int = DEFAULT_CONTEXT
@@ -44,9 +46,10 @@ class Wishes:
     async_scheduling: bool = True
     enforce_eager: bool = False
     block_size: int | None = None
+    words: Words = field(default_factory=Words)
 
     @classmethod
-    def from_settings(cls, settings: ServeSettings) -> Wishes:
+    def from_settings(cls, settings: ServeSettings, words: Words | None = None) -> Wishes:
         """Return the wishes of the settings. SERVE_EXTRA_ARGS win over the other variables, as in vLLM itself."""
         space = settings.kv_cache_space_gib
         wishes = cls(
@@ -60,6 +63,7 @@ class Wishes:
             max_num_batched_tokens=settings.max_num_batched_tokens,
             dtype=settings.dtype,
             cpu_kv_bytes=None if space is None else int(space * GIB),
+            words=words or Words(),
         )
         return wishes.with_arguments(settings.extra_args)
 
@@ -69,6 +73,7 @@ class Wishes:
         Raises ConfigurationError for a value that cannot be read, and for pipeline parallelism, which is not planned.
         """
         changes: dict[str, Any] = {}
+        given = dict(self.words.given)
         words = list(arguments)
         while words:
             word = words.pop(0)
@@ -77,17 +82,19 @@ class Wishes:
             flag, _, value = word.partition("=")
             flag = flag.replace("_", "-")
             if flag in _SWITCHES:
-                field, state = _SWITCHES[flag]
-                changes[field] = state
+                name, state = _SWITCHES[flag]
+                changes[name] = state
             elif flag in _VALUES:
-                field, read = _VALUES[flag]
+                name, read = _VALUES[flag]
                 if not value and words:
                     value = words.pop(0)
+                given[name] = f"SERVE_EXTRA_ARGS: {flag}"
                 try:
-                    changes[field] = read(value)
+                    changes[name] = read(value)
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
                     raise ConfigurationError(f"SERVE_EXTRA_ARGS: {flag} {value!r} is not allowed: {error}.") from error
-        return replace(self, **{field: value for field, value in changes.items() if value is not _UNCHANGED})
+        changes = {name: value for name, value in changes.items() if value is not _UNCHANGED}
+        return replace(self, words=replace(self.words, given=given), **changes)
 
 
 _UNCHANGED = object()

@@ -235,6 +235,11 @@ def budget(gpu: Gpu, wished: float | None = None) -> int:
     return int(gpu.total_bytes * share(gpu, wished))
 
 
+def free_bytes(gpu: Gpu) -> float:
+    """Return what vLLM finds free of a GPU when it looks: its own CUDA context is there by then."""
+    return gpu.free_bytes - CONTEXT_GIB * GIB
+
+
 def share(gpu: Gpu, wished: float | None = None) -> float:
     """Return the largest `gpu_memory_utilization` that vLLM starts with on this GPU, at most its default.
 
@@ -244,7 +249,7 @@ def share(gpu: Gpu, wished: float | None = None) -> float:
     """
     if gpu.total_bytes <= 0:
         return 0.0
-    possible = (gpu.free_bytes - CONTEXT_GIB * GIB) / gpu.total_bytes
+    possible = free_bytes(gpu) / gpu.total_bytes
     if wished is not None:
         return wished if wished <= possible else 0.0
     most = DEFAULT_UTILIZATION

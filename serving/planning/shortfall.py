@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from serving.planning.precision import BF16_CAPABILITY, ENGINE_CAPABILITY, checkpoints
-from serving.planning.search import SLACK_BYTES, cpu_candidate, host_bytes, host_bytes_needed, wanted_length
+from serving.planning.search import (
+    SLACK_BYTES,
+    cpu_candidate,
+    free_bytes,
+    host_bytes,
+    host_bytes_needed,
+    wanted_length,
+)
 from serving.units import GIB
 
 if TYPE_CHECKING:
@@ -21,9 +29,8 @@ def shortfall(model: ModelFacts, hardware: Hardware, wishes: Wishes, tried: Sequ
     """Return the sentence for a search that found nothing; `tried` is what it looked at."""
     size = (wishes.tensor_parallel_size or 1) * (wishes.data_parallel_size or 1)
     if size > max(1, len(hardware.gpus)):
-        return (
-            f"{model.name} was to use {size} GPUs (SERVE_TENSOR_PARALLEL_SIZE times copies), and there is {hardware}."
-        )
+        wish = wishes.words.name("tensor_parallel_size")
+        return f"{model.name} was to use {size} GPUs ({wish} times copies), and there is {hardware}."
     if not hardware.gpus:
         return _no_gpu(model, hardware, wishes)
     if not tried:
@@ -60,7 +67,7 @@ def _unusable(model: ModelFacts, hardware: Hardware, wishes: Wishes) -> str:
         )
     if any(gpu.mig for gpu in hardware.gpus):
         return f"{model.name} cannot be spread over the slices of {hardware}: a process sees one MIG slice only."
-    return f"SERVE_DTYPE={wishes.dtype!r} does not go with the weights of {model.name}."
+    return f"{wishes.words.name('dtype')}={wishes.dtype!r} does not go with the weights of {model.name}."
 
 
 def _too_small(model: ModelFacts, hardware: Hardware, wishes: Wishes, tried: Sequence[Candidate]) -> str:
@@ -68,9 +75,12 @@ def _too_small(model: ModelFacts, hardware: Hardware, wishes: Wishes, tried: Seq
     best = max(tried, key=lambda item: item.kv_bytes - item.layout.bytes(wanted))
     tightest = min(best.gpus, key=lambda gpu: gpu.free_bytes)
     if best.utilization == 0 and wishes.gpu_memory_utilization is not None:
+        asked = wishes.gpu_memory_utilization * tightest.total_bytes
+        most = max(0, math.floor(free_bytes(tightest) / tightest.total_bytes * 100)) / 100
         return (
-            f"SERVE_GPU_MEMORY_UTILIZATION={wishes.gpu_memory_utilization} asks for more of {tightest.name} than vLLM "
-            f"would find free: {tightest.free_bytes / GIB:.1f} of {tightest.total_bytes / GIB:.1f} GiB."
+            f"{wishes.words.name('gpu_memory_utilization')}={wishes.gpu_memory_utilization} asks for {asked / GIB:.1f} "
+            f"GiB of {tightest.name}, of which vLLM would find {free_bytes(tightest) / GIB:.1f} GiB free when it "
+            f"starts: at most {most:.2f} can be asked for here."
         )
     each = " on each GPU" if best.tensor_parallel > 1 else ""
     how = best.precision

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving.engine.command import plan_environment
 from serving.hardware import host, nvml, pci
 from serving.hardware.gpu import Hardware
 from serving.hardware.nvml import detect
@@ -62,7 +63,7 @@ def box(monkeypatch, tmp_path):
 
 
 def environment(hardware, model=FAMILY[0], **wishes):
-    return make_plan(model, hardware, Wishes(**wishes)).env
+    return plan_environment(make_plan(model, hardware, Wishes(**wishes)))
 
 
 def test_nvml_gives_what_a_program_sees_not_what_is_on_the_box(box):
@@ -172,7 +173,7 @@ def test_a_memory_that_nvml_does_not_tell_is_the_hosts(box, name, capability):
     assert gpu.free_bytes / GIB == pytest.approx(115, abs=0.1)
     plan = make_plan(FAMILY[0], hardware, Wishes())
     assert plan.fits
-    share = float(plan.args[plan.args.index("--gpu-memory-utilization") + 1])
+    share = plan.gpu_memory_utilization
     assert gpu.free_bytes - share * gpu.total_bytes >= 16 * GIB
     assert "the host's too" in plan.reason
 

@@ -1,14 +1,17 @@
 """The plan: what is chosen on which hardware, and that what it says adds up."""
 
 import itertools
+import re
 
 import pytest
 
+from serving.commands.plan import JSON_KEYS, as_json
+from serving.engine.command import plan_arguments, plan_environment
 from serving.errors import ConfigurationError
 from serving.hardware.gpu import Gpu, Hardware
 from serving.hardware.parse import parse_gpus
 from serving.model.gemma3 import FAMILY, shipped
-from serving.planning.plan import JSON_KEYS, Wishes, make_plan
+from serving.planning.plan import Wishes, make_plan
 from serving.units import GIB
 
 GEMMA_27B = FAMILY[0]
@@ -19,7 +22,8 @@ def plan(gpus, model=GEMMA_27B, **wishes):
 
 
 def argument(found, name):
-    return found.args[found.args.index(name) + 1]
+    arguments = plan_arguments(found)
+    return arguments[arguments.index(name) + 1]
 
 
 # Published figures for vLLM 0.32 with 2,048 batched tokens and 128 sequences: KV GiB on each GPU, requests at once of 8k
@@ -87,7 +91,7 @@ def test_the_best_precision_and_layout_that_fit_are_chosen(gpus, precision, tens
 
 
 def test_the_arguments_are_those_of_vllm_serve():
-    assert plan("3x B200", text_only=True).args == (
+    assert plan_arguments(plan("3x B200", text_only=True)) == (
         "google/gemma-3-27b-it",
         *("--dtype", "bfloat16"),
         *("--tensor-parallel-size", "1"),
@@ -101,10 +105,10 @@ def test_the_arguments_are_those_of_vllm_serve():
 
 
 def test_unused_gpus_are_hidden_from_vllm():
-    assert plan("2x H100").env == {}
-    assert plan("3x H100").env["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert plan_environment(plan("2x H100")) == {}
+    assert plan_environment(plan("3x H100"))["CUDA_VISIBLE_DEVICES"] == "0,1"
     busy_first = plan("1x H100 free=10GiB, 1x H100")
-    assert busy_first.env == {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": "1"}
+    assert plan_environment(busy_first) == {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": "1"}
     assert "1 of 2 GPUs stay unused" in busy_first.reason
 
 
@@ -150,8 +154,8 @@ def test_without_a_gpu_the_cpu_engine_is_planned_for_small_models_only():
     small = plan("", shipped("google/gemma-3-270m-it"))
     assert (small.fits, small.precision, small.max_model_len) == (True, "fp32", 32_768)
     assert argument(small, "--kv-cache-memory-bytes") == str(GIB)
-    assert "--enforce-eager" in small.args
-    assert small.env == {"VLLM_CPU_KVCACHE_SPACE": "1"}
+    assert "--enforce-eager" in plan_arguments(small)
+    assert plan_environment(small) == {"VLLM_CPU_KVCACHE_SPACE": "1"}
     large = plan("")
     assert large.reason.startswith("There is no GPU")
 
@@ -159,12 +163,12 @@ def test_without_a_gpu_the_cpu_engine_is_planned_for_small_models_only():
 @pytest.mark.parametrize(
     ("gpus", "wishes", "nearest"),
     [
-        ("1x L4", {}, "--context 15360 (int4)"),
+        ("1x L4", {}, "SERVE_CONTEXT=15360 (int4)"),
         ("1x L4", {"text_only": False}, "2x NVIDIA L4 (fp8)"),
-        ("1x L40S", {"precision": "bf16"}, "--precision fp8"),
-        ("1x A100 40GB", {"context": 131_072, "precision": "fp8"}, "--precision int4"),
-        ("1x T4", {}, "--model google/gemma-3-1b-it (fp32"),
-        ("1x RTX 3090", {"context": 131_072}, "--model google/gemma-3-4b-it (bf16, 131,072 tokens)"),
+        ("1x L40S", {"precision": "bf16"}, "SERVE_PRECISION=fp8"),
+        ("1x A100 40GB", {"context": 131_072, "precision": "fp8"}, "SERVE_PRECISION=int4"),
+        ("1x T4", {}, "SERVE_MODEL=google/gemma-3-1b-it (fp32"),
+        ("1x RTX 3090", {"context": 131_072}, "SERVE_MODEL=google/gemma-3-4b-it (bf16, 131,072 tokens)"),
         ("1x 10GiB sm86", {}, "4x GPU of 10 GiB (int4)"),
     ],
 )
@@ -178,10 +182,10 @@ def test_where_nothing_fits_the_nearest_thing_that_would_is_named(gpus, wishes, 
 def test_every_alternative_context_fits_when_it_is_asked_for():
     for gpus in ("1x L4", "1x RTX 3090", "1x A10"):
         for alternative in plan(gpus, context=131_072).alternatives:
-            words = alternative.split()
-            if words[0] in ("--context", "--text-only"):
-                context = int(words[words.index("--context") + 1]) if "--context" in words else 131_072
-                assert plan(gpus, context=context, text_only="--text-only" in words).fits, (gpus, alternative)
+            asked = dict(re.findall(r"SERVE_(CONTEXT|TEXT_ONLY)=(\d+)", alternative))
+            if asked:
+                wishes = {"context": int(asked.get("CONTEXT", 131_072)), "text_only": "TEXT_ONLY" in asked}
+                assert plan(gpus, **wishes).fits, (gpus, alternative)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +268,7 @@ def test_the_summary_is_one_line():
 
 def test_json_has_every_key_whether_it_fits_or_not():
     for gpus in ("1x H100", "1x L4", ""):
-        found = plan(gpus).as_json()
+        found = as_json(plan(gpus))
         assert tuple(found) == JSON_KEYS
     assert {found[key] for key in JSON_KEYS[2:]} == {None}
     assert found["fits"] is False
