@@ -1,6 +1,5 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-, := ,
 PYTHON ?= python3
 PY := .venv/bin/python
 # uv does not read pip's variables.
@@ -39,14 +38,13 @@ status: setup ## say what the server does now: ARGS='--watch', '--json', '--url 
 runpod-local: setup $(if $(SERVE_ENGINE),,setup-engine) ## try the RunPod worker here: emulated platform, worker and vLLM together
 	@exec $(PY) runpod/emulator.py --worker $(ARGS)
 
-# One name for building, pushing and deploying.
-IMAGE ?= $(or $(DEPLOY_IMAGE),$(shell sed -n 's/^DEPLOY_IMAGE=//p' .env 2>/dev/null),gemma-vllm-kit:latest)
+IMAGE_ARGS = $(if $(IMAGE),--tag '$(IMAGE)') $(if $(BAKE),--bake '$(BAKE)') $(ARGS)
 
-image: ## build the worker's image (DEPLOY_IMAGE, or IMAGE=...); BAKE=google/gemma-3-27b-it puts weights inside
-	@docker build --platform linux/amd64 --file runpod/Dockerfile --tag $(IMAGE) --build-arg BAKE=$(BAKE) $(if $(HF_TOKEN),--secret id=hf_token$(,)env=HF_TOKEN) .
+image: setup ## build the worker's image (DEPLOY_IMAGE, or IMAGE=...); BAKE=google/gemma-3-27b-it puts weights inside
+	@$(PY) runpod/deploy.py image $(IMAGE_ARGS)
 
-push: image ## build the worker's image and push it
-	@docker push $(IMAGE)
+push: setup ## build the worker's image and push it
+	@$(PY) runpod/deploy.py image --push $(IMAGE_ARGS)
 
 deploy-plan: setup ## show the GPU pools that fit, their prices, and what `make deploy` would change
 	@$(PY) runpod/deploy.py plan $(ARGS)

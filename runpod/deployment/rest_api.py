@@ -107,9 +107,9 @@ class RunpodApi:
         for attempt in self._attempts():
             with attempt:
                 if attempt.retry_state.attempt_number > 1:
-                    stored = self.find_endpoint(body["name"])
-                    if stored is not None:
-                        return stored
+                    stored = self.endpoints_called(body["name"])
+                    if stored:
+                        return stored[-1]  # where another deploy has made one too, this one's is not the elder
                 if late is not None:
                     raise late
                 try:

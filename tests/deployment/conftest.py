@@ -68,13 +68,13 @@ class Deploy:
             assert self.env.get(name, "\0") not in ran.text
         return ran
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Start it as a process of its own, and do not wait."""
         self._write()
         return subprocess.Popen(
             [sys.executable, str(ROOT / "runpod" / "deploy.py"), *arguments],
             cwd=self.folder,
-            env=clean_environment(),
+            env=clean_environment(HOME=str(self.folder)) | environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

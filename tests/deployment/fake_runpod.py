@@ -102,6 +102,8 @@ class FakeRunpod:
         self.model_references: dict[str, list[str]] = {}
         self.commit = ""  # what RunPod turns a model's `main` into, where it does
         self.unlisted = 0  # in so many lists a new endpoint is still missing
+        self.creates_at_once = 1  # so many have to arrive before any of them is carried out
+        self._arrived = 0
         self.rivals: list[Json] = []  # endpoints that somebody else makes just before the next create
         self.user_agents: set[str] = set()
         self._loop = asyncio.new_event_loop()
@@ -233,6 +235,9 @@ class FakeRunpod:
                     return {"endpoints": list(self.endpoints.values())[:-1]}
                 return {"endpoints": list(self.endpoints.values())}
             case ["POST", "serverless"]:
+                self._arrived += 1
+                while self._arrived < self.creates_at_once:
+                    await asyncio.sleep(0.01)
                 return self._create(body)
             case ["GET", "catalog", "gpus"]:
                 if request.query.get("include") == "AVAILABILITY" and "product" not in request.query:
