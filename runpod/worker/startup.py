@@ -19,7 +19,7 @@ from serving.launch import find_hardware, prepare, settle
 from worker.volume import CompiledCode, Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from serving.settings import ServeSettings
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 # At the end no request runs any more: a vLLM that takes longer than this to leave is killed.
 LEAVE_S = 5.0
+MOST_PLANS = 5
 
 
 class EngineStart:
@@ -86,18 +87,35 @@ class EngineStart:
 def use_weights(settings: ServeSettings, weights: Weights) -> tuple[str, ...]:
     """Point this process, and so vLLM, to the cache that has what the plan takes; return what is to be said about it.
 
-    The plan is made before anything is set: of a model's checkpoints it may take another than the one that is in the
-    image or on the volume, and the hub must then be asked. A model whose configuration has to be read has one alone.
+    Of a model's checkpoints the plan may take another than the one that is in the image or on the volume, and the hub
+    must then be asked. And what lies in a cache says how large a checkpoint is, so that the plan may change with the
+    cache: it is made until it and the cache belong together.
     """
     hardware = find_hardware(settings)
     if hardware.problem:
         return ()  # which `prepare` says
-    described = weights.described_in(settings.model or DEFAULT_MODEL)
-    settled = settle(settings, gpu=bool(hardware.gpus), hub_cache=described)
-    if settled.tryout is not None:
-        return ()  # a folder of this machine
-    plan = settled.plan(hardware)
-    if plan.checkpoint is None:
-        return ()  # nothing fits, which `prepare` says
-    os.environ.update(weights.env(plan.checkpoint))
-    return tuple(weights.about(plan.checkpoint))
+    given = {name: os.environ.get(name) for name in ("HF_HUB_CACHE", "HF_HUB_OFFLINE")}
+    hub_cache = weights.described_in(settings.model or DEFAULT_MODEL)
+    chosen = None
+    for _ in range(MOST_PLANS):
+        settled = settle(settings, gpu=bool(hardware.gpus), hub_cache=hub_cache)
+        if settled.tryout is not None:
+            return ()  # a folder of this machine
+        checkpoint = settled.plan(hardware).checkpoint
+        if checkpoint is None:
+            _set_variables(given)
+            return ()  # nothing fits, which `prepare` says
+        if checkpoint == chosen:
+            return tuple(weights.about(chosen))
+        chosen, hub_cache = checkpoint, None  # from here on in the cache that `prepare` will look into
+        _set_variables(given | weights.env(chosen))
+    _set_variables({"HF_HUB_OFFLINE": given["HF_HUB_OFFLINE"]})
+    return ()
+
+
+def _set_variables(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

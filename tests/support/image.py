@@ -47,7 +47,9 @@ snapshot.mkdir(parents=True)
 (folder / "refs").mkdir()
 (folder / "refs" / "main").write_text("abc")
 (snapshot / "config.json").write_text("{{}}")
-(snapshot / "model.safetensors").write_text("weights")
+(snapshot / "model-00001-of-00001.safetensors").write_text("weights")
+index = {{"metadata": {{"total_size": 54860000000}}, "weight_map": {{"layer": "model-00001-of-00001.safetensors"}}}}
+(snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
 """
 OTHER_UV = "#!/bin/sh\necho 'the uv of the base image ran, not the pinned one' >&2\nexit 1\n"
 

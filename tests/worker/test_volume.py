@@ -29,7 +29,9 @@ def cache_model(hub, model=MODEL, shards=("model-1.safetensors", "model-2.safete
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("abc")
     (folder / "blobs").mkdir()
-    index = {"weight_map": {f"layer.{i}": shard for i, shard in enumerate(shards)}}
+    size = 54_860_000_000 if model == MODEL else 29_000_000_000  # as bf16 and fp8 of the 27B have
+    weight_map = {f"layer.{i}": shard for i, shard in enumerate(shards)}
+    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
     for name in ("config.json", "model.safetensors.index.json", *shards):
         blob = folder / "blobs" / name
         if name not in missing:
@@ -136,7 +138,9 @@ def test_offline_is_for_what_is_really_there(baked, cached, precision, gpus):
                 cache_model(hub, model)
         serve = ServeSettings(_env_file=None, model=MODEL, precision=precision, gpus=gpus)
         said = use_weights(serve, Weights(folder / "volume", folder / "image"))
-        checkpoint = make_plan(resolve(MODEL), parse_gpus(gpus), Wishes.from_settings(serve)).checkpoint
+        checkpoint = make_plan(
+            resolve(MODEL), parse_gpus(gpus), Wishes.from_settings(serve)
+        ).checkpoint  # as `prepare` plans
         if checkpoint is None:  # nothing fits
             assert said == ()
             assert not os.environ
