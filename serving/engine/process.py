@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import http.client
+import http
 import logging
 import os
 import signal
@@ -21,6 +21,7 @@ import psutil
 
 from serving.engine.command import reachable
 from serving.engine.diagnosis import diagnose
+from serving.engine.probe import Probe
 from serving.errors import EngineFailed, Refused
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Engine:
     def __init__(self, command: EngineCommand, *, on_line: Callable[[str], None] | None = None) -> None:
         self.command = command
         self.base_url = command.base_url
+        self.probe = Probe(reachable(command.host).strip("[]"), command.port)
         self.pid: int | None = None
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._lines: deque[str] = deque(maxlen=400)  # the reason stands above a long traceback
@@ -178,14 +180,8 @@ class Engine:
         self._ended.set()
 
     def _is_healthy(self) -> bool:
-        connection = http.client.HTTPConnection(reachable(self.command.host).strip("[]"), self.command.port, timeout=5)
-        try:
-            connection.request("GET", "/health")
-            return connection.getresponse().status == http.HTTPStatus.OK
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
+        answer = self.probe.get("/health")
+        return answer is not None and answer.status == http.HTTPStatus.OK
 
     def _owns_port(self) -> bool:
         try:
