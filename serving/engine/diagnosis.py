@@ -1,96 +1,141 @@
 """Why vLLM ended, in one sentence: what its log says, turned into what to do.
 
-The patterns are the texts of vLLM 0.32, of torch and of huggingface_hub; the first that matches wins, so the specific
-ones stand first.
+A log is read line by line, as it comes, and only what may be the cause is kept: the first line of each kind of failure,
+and the first error of each process. So it does not matter how far above the end the cause stands, how many workers
+repeat it, or what noise follows. The texts are in `failure_texts.toml`.
 """
 
 from __future__ import annotations
 
 import re
 import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-_KNOWN: tuple[tuple[str, str], ...] = (
-    (
-        r"max seq len \((?P<wish>\d+)\).*?estimated maximum model length is (?P<fits>\d+)",
-        "The KV cache cannot hold one request of {wish} tokens: set SERVE_MAX_MODEL_LEN={fits} (the most that fits), "
-        "lower SERVE_MAX_NUM_BATCHED_TOKENS, or raise SERVE_GPU_MEMORY_UTILIZATION.",
-    ),
-    (
-        r"max seq len \((?P<wish>\d+)\)",
-        "The KV cache has no room for one request of {wish} tokens: lower SERVE_MAX_MODEL_LEN.",
-    ),
-    (
-        r"Cannot auto-fit max_model_len|No available memory for the cache blocks",
-        "The weights leave no memory for the KV cache: raise SERVE_GPU_MEMORY_UTILIZATION, lower "
-        "SERVE_MAX_NUM_BATCHED_TOKENS and SERVE_MAX_NUM_SEQS, or see `make plan` for what fits.",
-    ),
-    (
-        r"Free memory on device \S+ \((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\)",
-        "Only {free} of the GPU's {total} GiB are free: another process holds the rest (`nvidia-smi` names it): "
-        "end it, or lower SERVE_GPU_MEMORY_UTILIZATION.",
-    ),
-    (
-        r"CUDA out of memory|torch\.OutOfMemoryError|CUDA error: out of memory",
-        "The GPU ran out of memory: lower SERVE_GPU_MEMORY_UTILIZATION, SERVE_MAX_NUM_SEQS or "
-        "SERVE_MAX_NUM_BATCHED_TOKENS, or see `make plan` for what fits.",
-    ),
-    (
-        r"does not support float16|Bfloat16 is only supported on GPUs with compute capability",
-        "Gemma 3 cannot run in float16 (it overflows) and this GPU or SERVE_DTYPE excludes bfloat16: use a GPU of "
-        "compute capability 8.0 or more and leave SERVE_DTYPE unset.",
-    ),
-    (
-        r"GatedRepoError|gated repo|Access to model \S+ is restricted",
-        "The model is gated and this machine has no access: accept its licence on its Hugging Face page, then set "
-        "HF_TOKEN to a token of that account.",
-    ),
-    (
-        r"RepositoryNotFoundError|is not a local folder and is not a valid model identifier|Repository Not Found",
-        "There is no such model on Hugging Face, or it is private and HF_TOKEN is missing: check SERVE_MODEL.",
-    ),
-    (
-        r"(?i)\[Errno 98\]|address already in use",
-        "The port was taken while vLLM started: stop what holds it, or set SERVE_PORT to another port.",
-    ),
-    (
-        r"unrecognized arguments: (?P<flags>[^\n]+)",
-        "vLLM does not know {flags}: check SERVE_EXTRA_ARGS (`vllm serve --help=all` lists what it knows).",
-    ),
-    (
-        r"error: argument (?P<flag>--[\w-]+)[^:]*: (?P<why>[^\n]+)",
-        "vLLM refuses the value of {flag} ({why}): check SERVE_EXTRA_ARGS and the SERVE_* settings.",
-    ),
-    (
-        r"No space left on device",
-        "The disk is full: free some space where the weights go (HF_HOME), or point HF_HOME at a larger disk.",
-    ),
-    (
-        r"LocalEntryNotFoundError|couldn't connect to|Max retries exceeded|Temporary failure in name resolution",
-        "The model is not on this machine and Hugging Face cannot be reached: check the network, "
-        "or set SERVE_MODEL to a folder.",
-    ),
-    (
-        r"Failed to infer device type|NVIDIA driver on your system is too old|no CUDA-capable device",
-        "vLLM found no GPU that it can use: `nvidia-smi` must work, with a driver that its CUDA build supports "
-        "(`make doctor` checks).",
-    ),
-    (
-        r"does not appear to have a file named config\.json|Invalid repository ID or local directory",
-        "SERVE_MODEL holds no model that vLLM can read: it must be a folder with a config.json, "
-        "or a name on Hugging Face.",
-    ),
+from client.terminal import sanitize_line
+from serving.engine.failures import failures
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from serving.engine.failures import Failure
+
+LINE_CHARS = 4000  # of a line; what explains a failure stands at its beginning
+SHAPES = 5000  # remembered, of lines that were read
+WORD_CHARS = 200  # of what a sentence takes from the log
+AFTERMATH_RANK = 3  # of the table: what follows from another failure
+
+# What only says that something is retried is no failure, whatever it quotes.
+_RETRIED = re.compile(r"(?i)\bretry(?:ing)?\b|\bwill retry\b|thrown while requesting")
+# vLLM's lines, and those of Python's logging: what is not an error may quote one.
+_LEVEL = re.compile(r"(?:^|[\s|)\]])(DEBUG|INFO|WARNING|ERROR|CRITICAL)(?: \d\d-\d\d \d\d:\d\d:\d\d|:| -|\])")
+_DIGITS = re.compile(r"\d+")
+_SECRET = re.compile(r"\bhf_\w{8,}|\bsk-[\w-]{8,}|(?<=//)[^/@\s]+(?=@)|(?<=Bearer )\S+")
+_PROCESS = re.compile(r"\(([\w .=]*pid=\d+)\)|\[(rank\d+)\]:?")
+_EXCEPTION = re.compile(r"(?:^|[\s\])|])((?:[a-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Failure))(?:: (?P<why>\S.*))?$")
+# What follows from an error in another process.
+_AFTERMATH = re.compile(
+    r"Engine core initialization failed|WorkerProc initialization failed|EngineDeadError|See root cause"
+    r"|Engine core proc|BrokenPipeError|ConnectionResetError|CancelledError|Executor failed"
+    r"|EngineGenerateError|died unexpectedly"
 )
+_SIGNALS = {
+    signal.SIGKILL: "vLLM was killed (SIGKILL): by hand, or by the system for want of memory (`dmesg` tells).",
+    signal.SIGILL: "This processor lacks an instruction that vLLM's build needs (the CPU build wants AVX2).",
+    signal.SIGBUS: "A write to memory failed (SIGBUS), mostly because /dev/shm is full: start the container with "
+    "--shm-size=8g or --ipc=host.",
+}
 
 
-def diagnose(lines: list[str], returncode: int | None) -> str:
+@dataclass(frozen=True)
+class Cause:
+    """Why vLLM ended. `known`: the log, or the signal, tells it; else the sentence only quotes."""
+
+    sentence: str
+    known: bool
+
+
+class FailureReader:
+    """Read vLLM's log as it comes; keeps a line for each kind of failure and each process, however long the log is."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget what was read: what a start said does not explain the end of a vLLM that has served since."""
+        self._lines = 0
+        self._found: dict[int, tuple[int, str]] = {}  # by place in the table: the line's number, the sentence
+        self._first_errors: dict[str, str] = {}
+        self._counts: dict[int, int] = {}
+        self._shapes: set[str] = set()
+
+    def take(self, line: str) -> str | None:
+        """Read a line; return a sentence if it is one that a person who waits should be told now."""
+        line = line[:LINE_CHARS]
+        self._lines += 1
+        level = match[1] if (match := _LEVEL.search(line[:200])) else None
+        grave = level in (None, "ERROR", "CRITICAL") and not _RETRIED.search(line) and self._is_new(line)
+        hint = None
+        for place, failure in enumerate(failures()):
+            if failure.hint is None and (not grave or place in self._found):
+                continue
+            if match := failure.pattern.search(line):
+                self._counts[place] = self._counts.get(place, 0) + 1
+                if failure.hint is None or self._counts[place] == failure.hint:
+                    self._found[place] = (self._lines, _fill(failure, match))
+                    hint = self._found[place][1] if failure.hint else hint
+        if grave and (error := _EXCEPTION.search(line)) and not _AFTERMATH.search(line):
+            process = "".join(filter(None, found.groups())) if (found := _PROCESS.search(line)) else ""
+            self._first_errors.setdefault(process, _quoted(error[0].strip(" |)]")))
+        return hint
+
+    def _is_new(self, line: str) -> bool:
+        """Whether no line like this, but for its numbers, was read: eight workers say the same, and floods repeat."""
+        shape = _DIGITS.sub("", line)
+        if shape in self._shapes:
+            return False
+        if len(self._shapes) < SHAPES:
+            self._shapes.add(shape)
+        return True
+
+    def cause(self, status: int | None) -> Cause:
+        """Return why vLLM ended with `status` (negative, or more than 128 as a shell has it: a signal)."""
+        table = failures()
+        ranked = sorted((table[place].rank, line, place) for place, (line, _) in self._found.items())
+        if ranked and ranked[0][0] < AFTERMATH_RANK:
+            return Cause(self._found[ranked[0][2]][1], known=True)
+        number = _signal(status)
+        if number in _SIGNALS:
+            return Cause(_SIGNALS[signal.Signals(number)], known=True)
+        if ranked:
+            return Cause(self._found[ranked[0][2]][1], known=True)
+        how = (
+            f"by signal {number}" if number else "with an unknown status" if status is None else f"with status {status}"
+        )
+        first = next(iter(self._first_errors.values()), None)
+        said = f" (its first error: {first})" if first else ""
+        return Cause(f"vLLM ended {how}: its last lines say why{said}.", known=False)
+
+
+def diagnose(lines: Iterable[str], returncode: int | None) -> str:
     """Return one sentence on why vLLM ended with `returncode` (negative: a signal) after logging `lines`."""
-    text = "\n".join(lines)
-    for pattern, advice in _KNOWN:
-        if match := re.search(pattern, text, re.DOTALL if "estimated" in pattern else 0):
-            return advice.format(**match.groupdict())
-    if returncode == -signal.SIGKILL:
-        return "vLLM was killed (SIGKILL): by hand, or by the system for want of memory (`dmesg` tells)."
-    if returncode == -signal.SIGILL:
-        return "This processor lacks an instruction that vLLM's build needs (the CPU build wants AVX2)."
-    how = f"with status {returncode}" if returncode is None or returncode >= 0 else f"by signal {-returncode}"
-    return f"vLLM ended {how}: its last lines say why."
+    reader = FailureReader()
+    for line in lines:
+        reader.take(line)
+    return reader.cause(returncode).sentence
+
+
+def _fill(failure: Failure, match: re.Match[str]) -> str:
+    return failure.say.format(**{name: _quoted(word or "?") for name, word in match.groupdict().items()})
+
+
+def _quoted(text: str) -> str:
+    """Return what a sentence may quote of a log: one line, not too long, nothing that a terminal would obey."""
+    clean = _SECRET.sub("***", sanitize_line(text)).rstrip(". ")
+    return clean if len(clean) <= WORD_CHARS else clean[:WORD_CHARS] + "..."
+
+
+def _signal(status: int | None) -> int | None:
+    if status is not None and status < 0:
+        return -status
+    return status - 128 if status is not None and 128 < status < 160 else None

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from serving.engine.command import reachable
-from serving.engine.diagnosis import diagnose
+from serving.engine.diagnosis import FailureReader
 from serving.engine.probe import Probe
 from serving.errors import EngineFailed, Refused
 
@@ -51,7 +51,7 @@ class Engine:
         self.probe = Probe(reachable(command.host).strip("[]"), command.port)
         self.pid: int | None = None
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
-        self._lines: deque[str] = deque(maxlen=400)  # the reason stands above a long traceback
+        self._failures = FailureReader()
         self._on_line = on_line
         self._returncode: int | None = None
         self._ended = threading.Event()
@@ -97,6 +97,7 @@ class Engine:
         begin = time.monotonic()
         while not self._ended.wait(0.1):
             if self._is_healthy() and self._owns_port():
+                self._failures.forget()  # what the start said does not explain a later end
                 return time.monotonic() - begin
             if time.monotonic() - begin > timeout:
                 self.kill()
@@ -109,7 +110,7 @@ class Engine:
 
     def failure(self) -> EngineFailed:
         """Return why vLLM ended, as an error with its last lines; call it when it has ended."""
-        return EngineFailed(diagnose(list(self._lines), self._returncode), tuple(self.tail))
+        return EngineFailed(self._failures.cause(self._returncode).sentence, tuple(self.tail))
 
     def poll(self) -> int | None:
         """Return the exit status (negative: the signal), or None while vLLM runs."""
@@ -158,7 +159,7 @@ class Engine:
             if not line:
                 continue
             self.tail.append(line)
-            self._lines.append(line)
+            self._failures.take(line)
             if self._on_line:
                 self._on_line(line)
 

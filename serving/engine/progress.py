@@ -8,6 +8,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from serving.engine.diagnosis import FailureReader
+
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
@@ -45,6 +47,7 @@ class Progress:
         self._last_rank = 1
         self._last_detail = -DETAIL_S
         self._begin = time.monotonic()
+        self._hints = FailureReader()
 
     def __enter__(self) -> Progress:
         return self
@@ -60,6 +63,7 @@ class Progress:
         """Begin the first phase of a start; the clock of the following ones runs from here."""
         self._begin = time.monotonic()
         self._phase = None
+        self._hints.forget()
         self.phase(phase)
 
     def phase(self, phase: str) -> None:
@@ -109,6 +113,8 @@ class Progress:
             if self._last_rank >= self._rank:  # a line without a level continues the one before
                 print(line, file=sys.stderr, flush=True)
             if self._phase:
+                if hint := self._hints.take(line):  # it may hang: told while it does
+                    self.say(hint)
                 for phase, pattern in _PHASES:
                     if pattern.search(line) and not (phase == "loading weights" and self._phase == "compiling"):
                         self.phase(phase)

@@ -20,6 +20,7 @@ from pydantic import AliasChoices, SecretStr
 from client.settings import ClientSettings
 from deployment import hub
 from deployment.settings import DeploySettings
+from serving.engine.failures import markdown
 from serving.engine.program import pinned_version
 from serving.settings import ServeSettings
 from worker.settings import WorkerSettings
@@ -157,6 +158,7 @@ FILES: dict[str, Callable[[str], str]] = {
         settings__SERVE_=lambda: table("SERVE_"),
         plan=lambda: shown("plan", "--gpus", "2x NVIDIA L40S"),
         plan_table=lambda: printed("plan-table", "--markdown"),
+        failures=markdown,
     ),
     "runpod/README.md": parts(settings__DEPLOY_=lambda: table("DEPLOY_"), settings__WORKER_=lambda: table("WORKER_")),
     "runpod/Dockerfile": replaced(r"ARG VLLM_VERSION=(\S+)", lambda: pinned_version("cuda")),
