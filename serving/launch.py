@@ -22,7 +22,7 @@ from client.settings import DEFAULT_MODEL
 from serving.checks.all import every_check
 from serving.checks.machine import driver_problem
 from serving.checks.model import to_download
-from serving.engine.command import GEMMA_TEMPLATE, EngineCommand, build
+from serving.engine.command import EngineCommand, build
 from serving.engine.program import ENGINE_PYTHON, find_engine
 from serving.errors import ConfigurationError, ServingError
 from serving.hardware import nvml
@@ -73,7 +73,8 @@ class Settled:
             served_name=self.served_name,
             gemma=self.facts.gemma,
             sampling=self.tryout.sampling if self.tryout else None,
-            chat_template=GEMMA_TEMPLATE if self.tryout and self.tryout.gemma else None,
+            banner=f"TRY-OUT MODEL, NOT GEMMA 3 27B: {self.tryout.about}." if self.tryout else None,
+            images=self.facts.vision and not plan.language_model_only,
         )
 
     def summary(self, plan: Plan) -> str:

@@ -124,6 +124,9 @@ class ServeSettings(Variables):
     shutdown_timeout: Seconds = setting(
         30.0, "a number of seconds", "longest wait for running requests at a stop, in seconds"
     )
+    ui: bool | None = setting(
+        None, "0 or 1", "the page at the server's address, to try and watch it; unset: on loopback alone"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = setting(
         "error", "debug, info, warning or error", "which of vLLM's log lines are shown"
     )

@@ -27,10 +27,8 @@ HOST_BYTES = 4 * GIB  # vLLM's processes, with everything that they import
 
 
 def driver_problem(hardware: Hardware) -> Refused | None:
-    """Return why the GPUs that are here cannot be used, None if they can or there are none."""
-    if hardware.problem is None:
-        return None
-    return Refused(f"{hardware.problem}.")
+    """Return why GPUs that are here cannot be used, None if they can or there are none."""
+    return None if hardware.problem is None else Refused(f"{hardware.problem}.")
 
 
 def engine(settings: ServeSettings, hardware: Hardware) -> Iterator[Check]:

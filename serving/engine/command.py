@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,7 +56,8 @@ def build(
     served_name: str,
     gemma: bool,
     sampling: dict[str, float] | None = None,
-    chat_template: Path | None = None,
+    banner: str | None = None,
+    images: bool = False,
 ) -> EngineCommand:
     """Build the command line and the environment of vLLM.
 
@@ -73,15 +75,20 @@ def build(
     if sampling:
         args += ["--override-generation-config", json.dumps(sampling)]
     args += ["--structured-outputs-config", json.dumps(STRUCTURED_OUTPUTS)]
-    middleware = []
+    middleware: list[str] = []
+    folders = ["middleware"]
+    page: dict[str, str] = {}
+    if settings.ui or (settings.ui is None and settings.loopback):
+        middleware.append("live_page.LivePage")
+        folders.append("page")
+        page = {"SERVE_PAGE": "1", "SERVE_PAGE_ABOUT": json.dumps(page_about(plan, served_name, banner, images=images))}
     if settings.tools or (settings.tools is None and gemma):
         args += ["--enable-auto-tool-choice", "--exclude-tools-when-tool-choice-none"]
         args += ["--tool-parser-plugin", str(TOOL_PARSER), "--tool-call-parser", "python_calls"]
     else:
         middleware.append("tools_off.ToolsOff")
-    chat_template = chat_template or (GEMMA_TEMPLATE if gemma else None)
-    if chat_template:
-        args += ["--chat-template", str(chat_template), "--chat-template-content-format", "openai"]
+    if gemma:
+        args += ["--chat-template", str(GEMMA_TEMPLATE), "--chat-template-content-format", "openai"]
     # CUDA itself would count the fastest GPU first, and not as NVML, and so the plan, does.
     env = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | plan_environment(plan)
     env |= {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": _vllm_level(settings.log_level)}
@@ -90,13 +97,32 @@ def build(
         env["VLLM_API_KEY"] = settings.api_key.get_secret_value()
     for name in middleware:
         args += ["--middleware", name]
-        env["PYTHONPATH"] = str(VLLM_SIDE / "middleware")
+        env["PYTHONPATH"] = os.pathsep.join(str(VLLM_SIDE / folder) for folder in folders)
+    env |= page
     if settings.hf_token:
         env["HF_TOKEN"] = settings.hf_token.get_secret_value()
     folder = Path(str(plan.checkpoint))
     if folder.is_absolute() or folder.is_dir():
         env["HF_HUB_OFFLINE"] = "1"
     return EngineCommand((*args, *settings.extra_args), env, settings.host, settings.port, served_name)
+
+
+def page_about(plan: Plan, served_name: str, banner: str | None, *, images: bool) -> dict[str, object]:
+    """Return what the page says of the model and the plan: `banner` of a try-out model, `images` if it takes any."""
+    length = next((tokens for tokens in (8192, 2048) if plan.concurrency.get(tokens) is not None), None)
+    at_once = plan.concurrency[length] if length else None
+    figures = [(f"{plan.kv_cache_tokens:,}", "tokens of KV cache, planned")] if plan.kv_cache_tokens else []
+    if at_once is not None:
+        figures.insert(0, (f"{at_once:.1f}", f"requests of {length:,} tokens at once, planned"))
+    where = f"{len(plan.gpus)} GPU{'s' if len(plan.gpus) > 1 else ''}" if plan.gpus else "the CPU"
+    return {
+        "model": served_name,
+        "summary": f"{plan.precision} on {where}, {plan.max_model_len:,} tokens a request",
+        "banner": banner,
+        "images": images,
+        "limits": {"requests": at_once},
+        "plan": [{"value": value, "label": label} for value, label in figures],
+    }
 
 
 def plan_arguments(plan: Plan) -> tuple[str, ...]:

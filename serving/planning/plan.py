@@ -171,7 +171,7 @@ def _memory(chosen: Candidate) -> dict[str, float]:
 
 
 def _devices(hardware: Hardware, chosen: Candidate) -> tuple[str, ...]:
-    """Return the names of the chosen GPUs in the order of the bus, none if there are no others."""
+    """Return the names of the chosen GPUs in the order of the bus; none if all are, and nothing else restricts CUDA."""
     if len(chosen.gpus) == len(hardware.gpus) and not hardware.restricted:
         return ()
     left = list(enumerate(hardware.gpus))

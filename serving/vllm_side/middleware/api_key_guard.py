@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 OPEN_PATHS = frozenset({"/health", "/ping"})
+# With the page on: its own files hold nothing that a key guards, and what they show they ask for with the key.
+PAGE_PATHS = frozenset(
+    {"/", "/ui/page.css", "/ui/page.js", "/ui/chat.js", "/ui/watch.js", "/ui/metrics.js", "/ui/icon.svg"}
+)
 REFUSAL = (
     b'{"error": {"message": "Missing or wrong API key: send it as \'Authorization: Bearer KEY\'.", '
     b'"type": "Unauthorized", "param": null, "code": 401}}'
@@ -40,6 +44,7 @@ class ApiKeyGuard:
             raise RuntimeError("ApiKeyGuard needs the key in VLLM_API_KEY")
         self.app = app
         self._digest = _digest(key.encode())
+        self._open = OPEN_PATHS | PAGE_PATHS if os.environ.get("SERVE_PAGE") == "1" else OPEN_PATHS
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer 401, or hand over to the application."""
@@ -57,7 +62,7 @@ class ApiKeyGuard:
     def _passes(self, scope: MutableMapping[str, Any]) -> bool:
         headers = scope["headers"]
         if scope["type"] == "http":
-            if scope["path"].removeprefix(scope.get("root_path", "")) in OPEN_PATHS:
+            if scope["path"].removeprefix(scope.get("root_path", "")) in self._open:
                 return True
             names = {name for name, _ in headers}
             if scope["method"] == "OPTIONS" and {b"origin", b"access-control-request-method"} <= names:

@@ -7,6 +7,7 @@ import importlib
 import json
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,7 @@ class Vllm:
         app.add_middleware(load("page", "live_page", "LivePage"))
         if key:
             monkeypatch.setenv("VLLM_API_KEY", key)
+            monkeypatch.setenv("SERVE_PAGE", "1")
             app.add_middleware(load("middleware", "api_key_guard", "ApiKeyGuard"))
         config = uvicorn.Config(app, port=0, log_level="critical", lifespan="on")
         self.server = uvicorn.Server(config)
@@ -123,16 +125,14 @@ def guarded(monkeypatch):
         yield running
 
 
-@pytest.fixture(scope="module")
-def chrome():
-    with browser() as running:
-        yield running
-
-
 @pytest.fixture
-def page(chrome):
-    context = chrome.new_context(viewport={"width": 1000, "height": 800})
-    opened = context.new_page()
+def page():
+    with browser() as chrome:
+        yield from watched(chrome.new_page(viewport={"width": 1000, "height": 800}))
+
+
+def watched(opened):
+    """Note what a page asks for, and what breaks in it."""
     opened.set_default_timeout(60_000)
     opened.asked = []
     opened.broken = []
@@ -140,7 +140,14 @@ def page(chrome):
     opened.on("pageerror", lambda error: opened.broken.append(str(error)))
     opened.on("console", lambda message: opened.broken.append(message.text) if message.type == "error" else None)
     yield opened
-    context.close()
+
+
+def until(page, condition):
+    """Wait for a condition in the page. (The browser's own way would be `eval`, which the page's policy forbids.)"""
+    deadline = time.monotonic() + 60
+    while not page.evaluate(f"Boolean({condition})"):
+        assert time.monotonic() < deadline, condition
+        time.sleep(0.05)
 
 
 def ask(page, text):
@@ -149,7 +156,7 @@ def ask(page, text):
 
 
 def answered(page, number):
-    page.wait_for_function(f"document.querySelectorAll('.turn.assistant:not(.waiting)').length >= {number}")
+    until(page, f"document.querySelectorAll('.turn.assistant:not(.waiting)').length >= {number}")
     return page.locator(".turn.assistant").nth(number - 1)
 
 
@@ -168,7 +175,7 @@ def test_a_question_streams_and_the_conversation_goes_on(vllm, page):
     assert vllm.requests[0]["max_tokens"] == 512
     assert "temperature" not in vllm.requests[0]
     page.reload()
-    page.wait_for_function("document.querySelectorAll('.turn').length == 4")  # kept in the tab
+    until(page, "document.querySelectorAll('.turn').length == 4")  # kept in the tab
     assert page.evaluate("localStorage.length") == 0
     assert page.broken == []
 
@@ -193,7 +200,7 @@ def test_stop_ends_the_request_at_the_server(vllm, page):
     page.wait_for_selector("#question")
     vllm.pieces = ["la "] * 100_000
     ask(page, "sing")
-    page.wait_for_function("document.querySelector('.turn.assistant').innerText.includes('la la')")
+    until(page, "document.querySelector('.turn.assistant')?.innerText.includes('la la')")
     page.keyboard.press("Escape")
     assert vllm.aborted.wait(30)
     assert "stopped" in answered(page, 1).inner_text()
@@ -213,22 +220,22 @@ def test_a_key_is_asked_for_once_and_stands_in_no_address_and_no_lasting_place(g
     page.wait_for_selector("#key-form:not([hidden])")
     page.fill("#key", "wrong")
     page.keyboard.press("Enter")
-    page.wait_for_function("document.getElementById('key-error').textContent.includes('refused')")
+    until(page, "document.getElementById('key-error').textContent.includes('refused')")
     page.fill("#key", KEY)
     page.keyboard.press("Enter")
-    page.wait_for_function("document.getElementById('model').textContent == 'the-model'")
+    until(page, "document.getElementById('model').textContent == 'the-model'")
     ask(page, "hi")
     assert "Hello" in answered(page, 1).inner_text()
     assert not [url for url in page.asked if KEY in url]
     assert page.evaluate("localStorage.length") == 0
     assert page.evaluate("document.cookie") == ""
     page.reload()
-    page.wait_for_function("document.getElementById('model').textContent == 'the-model'")
+    until(page, "document.getElementById('model').textContent == 'the-model'")
 
 
 def test_the_charts_follow_the_server_and_a_day_of_watching_takes_no_more_than_ten_minutes(vllm, page):
     page.goto(vllm.url + "#watch")
-    page.wait_for_function("document.querySelectorAll('.figure b')[1]?.textContent > '0'")
+    until(page, "document.querySelectorAll('.figure b')[1]?.textContent > '0'")
     assert "8.7" in page.inner_text("#figures")
     assert page.locator("canvas").first.get_attribute("aria-label").startswith("Requests: running 0")
     size = page.evaluate(
@@ -250,15 +257,15 @@ def test_it_fits_its_window(vllm, page, width):
     page.set_viewport_size({"width": width, "height": 800})
     for panel in ("", "#watch"):
         page.goto(vllm.url + panel)
-        page.wait_for_function("document.getElementById('model').textContent == 'the-model'")
+        until(page, "document.getElementById('model').textContent == 'the-model'")
         page.reload()
-        page.wait_for_function("document.getElementById('model').textContent == 'the-model'")
+        until(page, "document.getElementById('model').textContent == 'the-model'")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_the_keyboard_reaches_both_panels(vllm, page):
     page.goto(vllm.url)
-    page.wait_for_function("document.getElementById('model').textContent == 'the-model'")
+    until(page, "document.getElementById('model').textContent == 'the-model'")
     page.focus("#tab-try")
     page.keyboard.press("ArrowRight")
     assert page.is_visible("#watch")
