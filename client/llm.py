@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
     from types import TracebackType
 
+    import httpx2
     import openai
     from openai import NotGiven, Omit
     from pydantic import BaseModel
 
+    from client._wire.connection import Verify
     from client._wire.endpoint import Endpoint
     from client.completion import Completion
     from client.settings import ClientSettings
@@ -31,6 +33,8 @@ class LLMClient:
 
     What is not given comes from `LLM_*` in the environment or `.env`, read now; None means "not given", 0 is a value,
     and `max_tokens` or `temperature` of `openai.omit` is left out of the request.
+    `default_headers` go with every request to `base_url`. `verify` is False, a file of certificates to trust beside the
+    system's, or an `ssl.SSLContext`; `http_client` takes the place of all connections, and stays its maker's to close.
     All timeouts are in seconds. One connection pool per client, for one event loop at a time; `aclose()` or
     `async with` closes it, else the end of its event loop does. `client` is the `openai.AsyncOpenAI` in use.
     Raises ConfigurationError, one sentence that names the setting and what is allowed.
@@ -53,14 +57,23 @@ class LLMClient:
         fallback_base_url: str | None = None,
         fallback_api_key: str | None = None,
         fallback_model: str | None = None,
+        default_headers: Mapping[str, str] | None = None,
+        http_client: httpx2.AsyncClient | None = None,
+        verify: Verify | None = None,
     ) -> None:
         from client.settings import OMIT, ClientSettings  # pydantic, and below openai and aiohttp, load on first use
 
         given = {name: value for name, value in locals().items() if name in ClientSettings.model_fields}
         given |= {name: OMIT for name, value in given.items() if is_omitted(value)}
-        self._set_up(ClientSettings.load(**given))
+        self._set_up(ClientSettings.load(**given), default_headers, http_client, verify)
 
-    def _set_up(self, settings: ClientSettings) -> None:
+    def _set_up(
+        self,
+        settings: ClientSettings,
+        headers: Mapping[str, str] | None = None,
+        http_client: httpx2.AsyncClient | None = None,
+        verify: Verify | None = None,
+    ) -> None:
         import openai
 
         from client._wire.endpoint import Endpoint
@@ -70,8 +83,9 @@ class LLMClient:
         self.model = DEFAULT_MODEL if settings.model is None else settings.model
         self.max_tokens: int | Omitted = openai.omit if settings.max_tokens == OMIT else settings.max_tokens
         self.temperature: float | Omitted = openai.omit if settings.temperature == OMIT else settings.temperature
-        self._endpoint = Endpoint(settings)
-        self._fallback = Endpoint(settings, fallback=True) if settings.fallback_base_url else None
+        ways: dict[str, Any] = {"headers": headers, "http_client": http_client, "verify": verify}
+        self._endpoint = Endpoint(settings, **ways)
+        self._fallback = Endpoint(settings, fallback=True, **ways) if settings.fallback_base_url else None
         self.client: openai.AsyncOpenAI = self._endpoint.client
         self._slots: asyncio.Semaphore | None = None
         self._slots_loop: asyncio.AbstractEventLoop | None = None

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+import json
+import re
+from pathlib import Path  # noqa: TC003 - pydantic reads it
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from client.errors import ConfigurationError
 from client.variables import Variables, setting
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 PREFIX = "LLM_"
 DEFAULT_BASE_URL = "http://localhost:8000/v1"
@@ -20,13 +27,18 @@ FIRST_TOKEN_TIMEOUT = 60.0
 
 _URL = "an http:// or https:// address, such as " + DEFAULT_BASE_URL
 _SECONDS = "a number of seconds, more than 0"
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER = re.compile(r"\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*[:=](.*)")
+_BETWEEN_HEADERS = re.compile(r"\s*\n\s*|\s*,\s*(?=[0-9A-Za-z_-]+\s*[:=])")
 
 
 def _address(url: str) -> str:
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or any(c.isspace() for c in url):
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
         raise ValueError(_URL)
-    return url.rstrip("/")
+    if not url.isprintable() or " " in url:
+        raise ValueError(_URL)
+    return url if parts.query else url.rstrip("/")
 
 
 def _key(key: SecretStr) -> SecretStr:
@@ -38,8 +50,45 @@ def _key(key: SecretStr) -> SecretStr:
     return key
 
 
+def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return `headers` if they can be sent. Raises ConfigurationError, which names the header and never its value."""
+    try:
+        items = list(headers.items())
+    except AttributeError as error:
+        raise ConfigurationError("default_headers must be a dictionary of names and values.") from error
+    for name, value in items:
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            raise ConfigurationError(f"The header {name!r} is not allowed: a name is letters, digits and dashes.")
+        if not isinstance(value, str) or not value.isprintable() or not value.isascii():
+            raise ConfigurationError(f"The header {name!r} is not allowed: its value must be printable ASCII.")
+    return dict(items)
+
+
+def parse_headers(text: SecretStr | None) -> dict[str, str]:
+    """Return the headers in `text`: a JSON object, or `Name: value` pairs, one a line or with commas between them."""
+    given = text.get_secret_value().strip() if text else ""
+    if given.startswith("{"):
+        return checked_headers({str(name): str(value) for name, value in json.loads(given).items()})
+    headers = {}
+    for pair in _BETWEEN_HEADERS.split(given) if given else ():
+        found = _HEADER.match(pair)
+        if found is None:
+            raise ValueError("no name and value")
+        headers[found[1]] = found[2].strip()
+    return checked_headers(headers)
+
+
+def _headers(text: SecretStr) -> SecretStr:
+    try:
+        parse_headers(text)
+    except (ValueError, ConfigurationError):
+        raise ValueError("not sendable") from None  # the cause may quote a secret
+    return text
+
+
 Address = Annotated[str, AfterValidator(_address)]
 Key = Annotated[SecretStr, AfterValidator(_key)]
+Headers = Annotated[SecretStr, AfterValidator(_headers)]
 
 
 class ClientSettings(Variables):
@@ -47,7 +96,10 @@ class ClientSettings(Variables):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX)
 
-    base_url: Address = setting(DEFAULT_BASE_URL, _URL, "the endpoint: vLLM, RunPod's `/openai/v1` or OpenAI")
+    # Not in the repr: an address may hold a password.
+    base_url: Address = setting(
+        DEFAULT_BASE_URL, _URL, "the endpoint: vLLM, RunPod's `/openai/v1` or OpenAI", repr=False
+    )
     api_key: Key = setting(SecretStr(NO_KEY), "printable ASCII without spaces", "key sent to it")
     model: str | None = setting(
         None, "a model's name", f"model to ask for; unset: `{DEFAULT_MODEL}`, in the terminal the server's only one"
@@ -80,8 +132,16 @@ class ClientSettings(Variables):
     max_concurrency: int | None = setting(
         None, "a number, 1 or more", "requests in flight at the same time; unset: no limit", ge=1
     )
+    headers: Headers | None = setting(
+        None,
+        "`Name: value` pairs, one a line or with commas between them",
+        "headers for each request to `LLM_BASE_URL`, as `Name: value, Other: value`",
+    )
+    ca_file: Path | None = setting(
+        None, "a file of certificates", "certificates to trust, in PEM form, beside the system's"
+    )
     fallback_base_url: Address | None = setting(
-        None, _URL, "second endpoint, for when the first is unreachable or answers 429 or 5xx"
+        None, _URL, "second endpoint, for when the first is unreachable or answers 429 or 5xx", repr=False
     )
     fallback_api_key: Key = setting(SecretStr(NO_KEY), "printable ASCII without spaces", "key sent to the second")
     fallback_model: str | None = setting(None, "a model's name", "model to ask the second for; unset: the same")

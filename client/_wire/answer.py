@@ -107,7 +107,7 @@ class Answer:
             chunk = decode_chunk(event.data)
         except (msgspec.DecodeError, ValueError, RecursionError):
             return self._add_odd(event)
-        if self._look_closer or chunk.choices is msgspec.UNSET or chunk.error is not NONE or event.is_error:
+        if self._look_closer or not chunk.choices or chunk.error is not NONE or event.is_error:
             self._check_chunk(event, chunk)
         self.add_chunk(chunk)
         return False

@@ -71,7 +71,7 @@ def mended(value: Any) -> Any:
 
 def is_omitted(value: object) -> TypeGuard[Omitted]:
     """Return whether `value` is the openai client's own way to say that a field is to be left out."""
-    return type(value).__name__ in ("Omit", "NotGiven") and type(value).__module__.startswith("openai.")
+    return type(value).__name__ in ("Omit", "NotGiven") and type(value).__module__.partition(".")[0] == "openai"
 
 
 def is_the_sdks(create: object) -> bool:

@@ -1,4 +1,9 @@
-"""Gemma's turns: its chat template wants roles that alternate and one system message at most."""
+"""Gemma's turns, such that no chat template for Gemma 3 loses or refuses any.
+
+Google's template knows one system message, which must come first and be text, and goes into the first user's turn;
+after it user and assistant must alternate, the user first. A system message further on becomes part of the user's turn
+where it stands: moving it to the front would change the prompt's beginning, which the server has cached.
+"""
 
 from __future__ import annotations
 
@@ -11,40 +16,71 @@ _SYSTEM = ("system", "developer")
 
 
 def is_gemma(model: str) -> bool:
-    """Tell whether `model` names a Gemma model."""
+    """Return whether `model` names a Gemma model."""
     return "gemma" in model.lower()
 
 
 def merge_turns(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return `messages` with one system message in front and neighbours of the same role made one.
+    """Return `messages` as turns that alternate, with at most one system message, in front.
 
     Turns with tool calls and tool results stay as they are. The messages given are not changed.
     """
     turns = [dict(message) for message in messages]
-    system = [message for message in turns if message.get("role") in _SYSTEM]
-    merged = [_joined(system, "system")] if len(system) > 1 else system
-    for message in turns:
-        if message.get("role") in _SYSTEM:
-            continue
+    first = next((place for place, turn in enumerate(turns) if turn.get("role") not in _SYSTEM), len(turns))
+    text, others = _system(turns[:first])
+    rest = [{**turn, "role": "user"} if turn.get("role") in _SYSTEM else turn for turn in turns[first:]]
+    if others:
+        rest.insert(0, {"role": "user", "content": others})
+    # Without a user's turn to put it into, the system's text is one itself.
+    if turns and (not rest or rest[0].get("role") == "assistant"):
+        rest.insert(0, {"role": "user", "content": text})
+        text = ""
+    merged = [{**turns[0], "role": "system", "content": text}] if text else []
+    for turn in rest:
         last = merged[-1] if merged else None
-        if last is not None and last.get("role") == message.get("role") and _plain(last) and _plain(message):
-            merged[-1] = _joined([last, message], message["role"])
+        if not _plain(turn):
+            merged.append(turn)
+        elif last is not None and last.get("role") == turn["role"] and _plain(last):
+            merged[-1] = {**last, "content": _joined(_parts(last), _parts(turn))}
+        elif isinstance(turn.get("content"), str):
+            merged.append(turn)
         else:
-            merged.append(message)
+            merged.append({**turn, "content": _parts(turn) or ""})
     return merged
 
 
-def _plain(message: Mapping[str, Any]) -> bool:
-    return message.get("role") in ("user", "assistant") and not message.get("tool_calls")
+def _plain(turn: Mapping[str, Any]) -> bool:
+    return turn.get("role") in ("user", "assistant") and not turn.get("tool_calls")
 
 
-def _joined(messages: list[dict[str, Any]], role: str) -> dict[str, Any]:
-    contents = [message.get("content") for message in messages if message.get("content")]
-    content: Any
-    if all(isinstance(content, str) for content in contents):
-        content = "\n\n".join(contents)  # type: ignore[arg-type]
+def _system(turns: list[dict[str, Any]]) -> tuple[str, list[Any]]:
+    """Return the text of the system messages in front, and what in them is no text."""
+    parts = [part for turn in turns for part in _parts(turn)]
+    return "\n\n".join(text for part in parts if (text := _text(part))), [part for part in parts if not _is_text(part)]
+
+
+def _parts(turn: Mapping[str, Any]) -> list[Any]:
+    """Return a turn's content as parts, none for no content."""
+    content = turn.get("content")
+    if not content:
+        return []
+    parts = list(content) if isinstance(content, (list, tuple)) else [content]
+    return [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
+
+
+def _joined(first: list[Any], second: list[Any]) -> Any:
+    """Return the content of two turns as one; texts that meet are joined, since templates put nothing between parts."""
+    if first and second and _is_text(first[-1]) and _is_text(second[0]):
+        text = "\n\n".join(text for part in (first[-1], second[0]) if (text := _text(part)))
+        parts = [*first[:-1], {**first[-1], "text": text}, *second[1:]]
     else:
-        content = []
-        for part in contents:
-            content += [{"type": "text", "text": part}] if isinstance(part, str) else list(part)  # type: ignore[arg-type]
-    return {**messages[0], "role": role, "content": content}
+        parts = [*first, *second]
+    return _text(parts[0]) if len(parts) == 1 and _is_text(parts[0]) else parts or ""
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, dict) and isinstance(part.get("text"), str)
+
+
+def _text(part: Any) -> str:
+    return str(part["text"]) if _is_text(part) else ""

@@ -386,7 +386,7 @@ async def test_connect_deadline() -> None:
 async def test_error_body_without_end(
     server: FakeOpenAI, make: Make, fill: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("client._wire.endpoint._ERROR_BODY_TIMEOUT", 0.5)
+    monkeypatch.setattr("client._wire.connection._ERROR_BODY_TIMEOUT", 0.5)
 
     async def respond(exchange: Exchange) -> None:
         await exchange.head(500, "text/plain")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 from pydantic import BaseModel
 
 from client import LLMClient, UnexpectedResponseError
-from client._wire.turns import merge_turns
 from tests.client.conftest import HELLO
 from tests.support.fake_openai import FakeOpenAI, events, piece, say
 
@@ -93,47 +91,6 @@ async def test_an_answer_that_does_not_validate(server: FakeOpenAI, make: Make) 
         await make().generate(HELLO, response_model=City)
     assert caught.value.partial == '{"name": "Paris"'
     assert "max_tokens" in str(caught.value)
-
-
-def turn(role: str, content: Any, **more: Any) -> dict[str, Any]:
-    return {"role": role, "content": content, **more}
-
-
-IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
-
-
-@pytest.mark.parametrize(
-    ("given", "merged"),
-    [
-        ([turn("user", "a"), turn("user", "b")], [turn("user", "a\n\nb")]),
-        (
-            [turn("system", "s"), turn("user", "a"), turn("system", "t"), turn("user", "b")],
-            [turn("system", "s\n\nt"), turn("user", "a\n\nb")],
-        ),
-        ([turn("user", "a"), turn("system", "s")], [turn("system", "s"), turn("user", "a")]),
-        ([turn("user", "a"), turn("assistant", "b"), turn("user", "c")], None),
-        (
-            [turn("user", "a"), turn("user", [IMAGE])],
-            [turn("user", [{"type": "text", "text": "a"}, IMAGE])],
-        ),
-        (
-            [turn("user", "a"), turn("assistant", None, tool_calls=[{}]), turn("tool", "1"), turn("tool", "2")],
-            None,
-        ),
-        ([turn("assistant", "a"), turn("assistant", None, tool_calls=[{}])], None),
-        ([], None),
-    ],
-)
-def test_turns(given: list[dict[str, Any]], merged: list[dict[str, Any]] | None) -> None:
-    before = json.dumps(given)
-    assert merge_turns(given) == (given if merged is None else merged)
-    assert json.dumps(given) == before
-
-
-@pytest.mark.parametrize(("model", "count"), [("google/gemma-3-27b-it", 1), ("gpt-5", 2)])
-async def test_turns_are_merged_for_gemma_only(server: FakeOpenAI, make: Make, model: str, count: int) -> None:
-    await make(model=model).generate([turn("user", "a"), turn("user", "b")])
-    assert len(server.requests[0].json["messages"]) == count
 
 
 async def test_complete(server: FakeOpenAI, make: Make) -> None:
