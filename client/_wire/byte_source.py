@@ -2,7 +2,8 @@
 
 Reading aiohttp's own reader, which lies below the response of the openai client, spares the four generators that the
 layers between put around every read. Where something else is below, or the body is compressed, the response's public
-`aiter_bytes()` serves.
+`aiter_bytes()` serves. Where an instrumentation has wrapped the openai client, its wrapper is iterated over, so that it
+sees the chunks that it would see without us, and the bytes are taken from below it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from aiohttp import ClientResponse
 
+_WRAPPERS = 5
 _PIECE_LIMIT = 64 * 2**10  # bytes handed on at once: what is unpacked may be a thousand times what was sent
 
 
@@ -33,10 +37,29 @@ class ByteStream(Protocol):
         """Return whether nothing is left to read, as far as that is known."""
 
 
-def open_byte_stream(stream: Any) -> ByteStream:
-    """Return the bytes below `stream`, an `openai.AsyncStream`."""
+def open_byte_stream(stream: Any, watcher: Any = None) -> ByteStream:
+    """Return the bytes below `stream`, an `openai.AsyncStream`; `watcher` is what an instrumentation made of it."""
+    if watcher is not None:
+        return WatchedStream(stream, watcher)
     below = _aiohttp_response(stream.response)
     return DirectStream(stream, below) if below is not None else ResponseStream(stream)
+
+
+def find_stream(answered: Any) -> Any:
+    """Return the `openai.AsyncStream` that `answered` is or, as an instrumentation's wrapper, holds; None for neither.
+
+    They keep it as `__wrapped__` (wrapt's), `stream`, `_stream` or `response`.
+    """
+    from openai import AsyncStream  # loaded on first use
+
+    for _ in range(_WRAPPERS):
+        if issubclass(type(answered), AsyncStream):  # not isinstance: a mock with a spec would pass for one
+            return answered
+        if type(answered).__module__ == "unittest.mock":
+            return None
+        held = (getattr(answered, name, None) for name in ("__wrapped__", "stream", "_stream", "response"))
+        answered = next((inner for inner in held if inner is not None), None)
+    return None
 
 
 class DirectStream:
@@ -90,6 +113,57 @@ class ResponseStream:
     async def close(self) -> None:
         """Close the connection, or give it back if all was read."""
         await self._response.aclose()
+
+    def drop(self) -> None:
+        """Do nothing: this response can only be closed by awaiting; its own clean-up must do."""
+
+
+class WatchedStream:
+    """Reads through an instrumentation's wrapper, which sees the openai client's chunks go by."""
+
+    def __init__(self, stream: Any, watcher: Any) -> None:
+        self._response = stream.response
+        self._watcher = watcher
+        self._chunks = aiter(watcher)
+        self._read: list[bytes] = []
+        self._failure: Exception | None = None
+        self.at_end = False
+        below = self._response.aiter_bytes
+
+        async def keep_bytes() -> AsyncGenerator[bytes, None]:
+            async for data in below():
+                self._read.append(data)
+                yield data
+
+        self._response.aiter_bytes = keep_bytes
+
+    async def read(self) -> bytes:
+        """Return what has arrived, waiting until something has; b"" at the end."""
+        if self._failure is not None:
+            raise self._failure
+        while not self._read and not self.at_end:
+            try:
+                await anext(self._chunks)
+            except StopAsyncIteration:
+                self.at_end = True
+            except Exception as error:
+                # The openai client's view of these bytes. Ours comes first, and it may know what they mean.
+                self._failure, self.at_end = error, True
+                if not self._read:
+                    raise
+        data, self._read = b"".join(self._read), []
+        return data
+
+    async def close(self) -> None:
+        """Leave the wrapper as `async with` does, and close the connection, or give it back if all was read."""
+        leave = getattr(type(self._watcher), "__aexit__", None)
+        try:
+            if leave is not None:
+                await leave(self._watcher, None, None, None)
+            elif hasattr(self._chunks, "aclose"):
+                await self._chunks.aclose()
+        finally:
+            await self._response.aclose()
 
     def drop(self) -> None:
         """Do nothing: this response can only be closed by awaiting; its own clean-up must do."""

@@ -10,7 +10,7 @@ import msgspec
 
 from client._wire.answer import Answer, CutShort, ErrorFound, NotAnAnswer, first_message
 from client._wire.body import BodyReader
-from client._wire.byte_source import open_byte_stream
+from client._wire.byte_source import find_stream, open_byte_stream
 from client._wire.deadline import DeadlinePassed
 from client._wire.error_mapping import (
     from_error_body,
@@ -22,7 +22,7 @@ from client._wire.error_mapping import (
     unsendable,
 )
 from client._wire.masking import quote
-from client._wire.request import is_the_sdks, mended, without_the_sdks_walk
+from client._wire.request import is_the_sdks, is_untouched, mended, without_the_sdks_walk
 from client._wire.retry import may_send_again, pause
 from client.errors import BadRequestError, LLMError, ModelNotFoundError, StreamInterruptedError, UnexpectedResponseError
 
@@ -115,9 +115,10 @@ class Exchange:
         while True:
             self._set_due()
             create = self.endpoint.client.chat.completions.create
+            watched = not is_untouched(self.endpoint.client)
             try:
                 with self._deadline.until(self._due, self._phase):
-                    answered = create(**without_the_sdks_walk(self._arguments, create))
+                    answered = create(**(self._arguments if watched else without_the_sdks_walk(self._arguments)))
                     if hasattr(type(answered), "__await__"):
                         answered = await answered
             except DeadlinePassed as passed:
@@ -133,7 +134,7 @@ class Exchange:
                     failure = unsendable(error)
                 failure.__cause__ = error
             else:
-                return self._take(answered)
+                return self._take(answered, watched=watched)
             seconds = pause(attempt, failure)
             too_late = self._due is not None and self._deadline.time() + seconds >= self._due
             if attempt >= self._settings.max_retries or not may_send_again(failure) or too_late:
@@ -230,15 +231,14 @@ class Exchange:
         )
         return self._fail(told, failure.__cause__, failure.request_id)
 
-    def _take(self, answered: Any) -> End | None:
+    def _take(self, answered: Any, *, watched: bool) -> End | None:
         """Find out what `create` returned: the SDK's stream, which we decode ourselves, or what a test put there."""
-        from openai import AsyncStream  # loaded on first use
-
-        if issubclass(type(answered), AsyncStream):  # not isinstance: a mock with a spec would pass for one
-            headers = answered.response.headers
-            self._bytes = open_byte_stream(answered)
+        stream = find_stream(answered)
+        if stream is not None:
+            headers = stream.response.headers
+            self._bytes = open_byte_stream(stream, answered if watched else None)
             self._body = BodyReader(self.answer, typed="event-stream" in headers.get("content-type", "").lower())
-            self._status = answered.response.status_code
+            self._status = stream.response.status_code
             self._request_id = request_id_of(headers, self.endpoint)
             return None
         # A whole completion is told by its text: a mock has every attribute, and `__aiter__` too.

@@ -85,16 +85,22 @@ def is_the_sdks(create: object) -> bool:
     return False
 
 
-def without_the_sdks_walk(found: dict[str, Any], create: object) -> dict[str, Any]:
-    """Return the arguments in the form that costs the least, if `create` is the openai client's own.
+def is_untouched(client: Any) -> bool:
+    """Return whether nothing but the openai client sees a request of `client`: no instrumentation, no test's mock.
+
+    Some wrap `create`, some `post` or `request`, on the class or on this one client. A wrapper of wrapt passes for a
+    method but by its type.
+    """
+    functions = (client.chat.completions.create, getattr(client, "post", None), getattr(client, "request", None))
+    return all(type(function) is MethodType and _is_own(function) for function in functions)
+
+
+def without_the_sdks_walk(found: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments in the form that costs the openai client the least; nobody else must want to see them.
 
     It walks through every argument once for each type that it may have, to find nothing to change in ours: a
     millisecond of the event loop's time for a few messages. What comes in `extra_body` it takes as it is.
     """
-    # Neither a test's mock nor an instrumentation's wrapper (wrapt's passes for a method but by its type): those want
-    # to see the messages.
-    if type(create) is not MethodType or not _is_own(create):
-        return found
     kept = {name: found[name] for name in _NOT_IN_THE_BODY if name in found}
     rest = {name: value for name, value in found.items() if name not in _NOT_IN_THE_BODY and name != "extra_body"}
     return {**kept, "messages": (), "extra_body": {**rest, **found.get("extra_body", {})}}
