@@ -6,8 +6,7 @@ import asyncio
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import openai
@@ -16,6 +15,9 @@ import pytest
 from client import ConfigurationError, LLMClient, LLMConnectionError
 from tests.client.conftest import HELLO, KEY
 from tests.support.fake_openai import Exchange, FakeOpenAI, piece, reply
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Make = Callable[..., LLMClient]
 
