@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from aiohttp import web
 
 from worker.startup import EngineStart
+from worker.unhealthy import report_unhealthy
+from worker.vllm_watch import VllmWatch
 
 if TYPE_CHECKING:
+    from pydantic import SecretStr
+
     from serving.engine.process import Engine
     from serving.settings import ServeSettings
     from worker.settings import WorkerSettings
@@ -23,7 +27,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOADING, READY, GONE = 204, 200, 503
-WATCH_S = 0.2
 # For the balancer to see the 503 that takes a dead worker out of the pool, before the process ends.
 GONE_S = 5.0
 
@@ -31,9 +34,10 @@ GONE_S = 5.0
 class LoadBalancerWorker:
     """Answer /ping, start vLLM on all addresses, and end with it."""
 
-    def __init__(self, settings: WorkerSettings, start: EngineStart) -> None:
+    def __init__(self, settings: WorkerSettings, start: EngineStart, key: SecretStr | None = None) -> None:
         self._settings = settings
         self._start = start
+        self._key = key
         self._status = LOADING
         self._stop = asyncio.Event()
 
@@ -57,6 +61,7 @@ class LoadBalancerWorker:
         return web.Response(status=self._status)
 
     async def _serve(self, engine: Engine) -> int:
+        failure: str | None = None
         stop = asyncio.create_task(self._stop.wait())
         ready = asyncio.create_task(asyncio.to_thread(self._start.wait_ready))
         try:
@@ -64,15 +69,14 @@ class LoadBalancerWorker:
             if ready.done():
                 ready.result()
                 self._status = READY
-            while engine.poll() is None and not self._stop.is_set():
-                await asyncio.wait((stop,), timeout=WATCH_S)
+                failure = await self._failure(engine, stop)
         finally:
             self._status = GONE
             stop.cancel()
-        if not self._stop.is_set():
-            failure = engine.failure()
-            logger.error("%s", "\n".join((*failure.tail, f"vLLM has died: {failure.reason}")))
+        if failure is not None:
+            await asyncio.to_thread(report_unhealthy, failure, check="vllm")
             await asyncio.sleep(GONE_S)
+            logger.error("%s.", failure)
             return 1
         logger.info("Told to stop: requests in flight may take %g s more", self._settings.drain_timeout)
         if ready.done():
@@ -82,6 +86,19 @@ class LoadBalancerWorker:
             await asyncio.wait((ready,))
             ready.exception()  # the start was given up
         return 0
+
+    async def _failure(self, engine: Engine, stop: asyncio.Task[Literal[True]]) -> str | None:
+        """Return why vLLM is of no use any more, or None once the worker is told to stop."""
+        key = self._key.get_secret_value() if self._key else None
+        async with VllmWatch(engine, key, stalled_after=self._settings.stall_timeout) as watch:
+            failed = asyncio.create_task(watch.failed())
+            await asyncio.wait((stop, failed), return_when=asyncio.FIRST_COMPLETED)
+            if self._stop.is_set():
+                failed.cancel()
+                return None
+            for line in watch.last_lines:
+                logger.error("%s", line)
+            return failed.result()
 
 
 def run(worker: WorkerSettings, serve: ServeSettings, begin: float) -> int:
@@ -100,4 +117,4 @@ def run(worker: WorkerSettings, serve: ServeSettings, begin: float) -> int:
         }
     )
     start = EngineStart(serve, worker.volume, begin)
-    return asyncio.run(LoadBalancerWorker(worker, start).run())
+    return asyncio.run(LoadBalancerWorker(worker, start, serve.api_key).run())

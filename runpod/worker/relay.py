@@ -64,12 +64,11 @@ class Relay:
         *,
         key: str | None = None,
         flush: float = 0.0,
-        on_status: Callable[[int], None] = lambda _status: None,
     ) -> None:
         self.origin = origin
         self._flush = flush
         self._key = key
-        self._on_status = on_status
+        self.on_status: Callable[[int], None] = lambda _status: None
         self._session: aiohttp.ClientSession | None = None
         self._unanswered: set[asyncio.Timeout] = set()
         self._answers: set[aiohttp.ClientResponse] = set()
@@ -88,6 +87,11 @@ class Relay:
             if not response.content.is_eof():
                 response.close()  # whoever reads it gets an error
 
+    @property
+    def in_hand(self) -> int:
+        """How many requests wait for vLLM."""
+        return len(self._unanswered) + sum(not response.content.is_eof() for response in self._answers)
+
     async def close(self) -> None:
         """Close the connections."""
         if self._session is not None:
@@ -101,7 +105,7 @@ class Relay:
         if self._verdict is not None:
             raise self._verdict
         async with self._open(request, job_id) as response:
-            self._on_status(response.status)
+            self.on_status(response.status)
             if response.status >= 400:
                 raise JobError.from_vllm(response.status, await response.read())
             if response.content_type == "text/event-stream":

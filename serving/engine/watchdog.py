@@ -1,162 +1,158 @@
-"""A vLLM that is there and does nothing: told from one that is idle, and from one that is at a long piece of work.
+"""Whether a running vLLM still does its work. It may be alive, and even answer /health, and help nobody.
 
-vLLM's `/health` is answered by its API process, and goes on saying 200 while the engine core, which computes, hangs. So
-two things are watched: whether `/health` is answered, and whether the core gets on while requests run. It gets on if
-anything moves that vLLM counts (tokens, requests, the share of the KV cache in use), or if its processes compute: in a
-long prefill no counter moves for as long as one step takes, which takes the processor all the while.
-
-`Watchdog` decides, without a clock, a thread or a socket of its own; `Sampler` looks, and blocks for some seconds at
-worst. From a thread:
-
-    watchdog, sampler = Watchdog(stalled_after=180), Sampler(engine.probe, key, engine.pid)
-    while (reason := watchdog.see(time.monotonic(), sampler.look())) is None:
-        time.sleep(watchdog.interval)
-
-In asyncio the same with `await asyncio.to_thread(sampler.look, in_flight)` and `asyncio.sleep`. Begin when vLLM has
-become ready; a new vLLM wants a new `Watchdog`. `reason` is a sentence without its full stop.
+Three signs, each of a kind that `/health` alone does not tell: the API process says nothing; the engine core behind it
+stands still while requests wait; every request ends in an error of vLLM's own. What is not known is never held against
+it: a counter that /metrics does not have is no zero.
 """
 
 from __future__ import annotations
 
-import contextlib
+import http.client
+import re
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import psutil
 
-from serving.engine.metrics import read_sample
-
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from serving.engine.process import Engine
 
-    from serving.engine.probe import Probe
+SILENT_AFTER_S = 60.0
+STALLED_AFTER_S = 180.0
+FAILING_AFTER_S = 60.0
+# Fewer failures in a row may be one caller's.
+FAILURES = 3
+LOOK_S = 3.0  # longest wait for one answer
+METRICS_LIMIT = 8 << 20  # bytes
 
-SILENT_S = 60.0  # at most: an API process that computes nothing has no excuse
-STALLED_S = 180.0
-# Where the core computes and nothing that is counted moves, it is waited for so many times as long.
-PATIENCE = 5
-IDLE_SHARE = 0.05  # of one processor: helper threads of a process whose work stands still
-LONGEST_STEP_S = 30.0  # of time between two looks; what is more was not vLLM's doing (this process was stopped)
-INTERVAL_S = 5.0
-CORES = ("EngineCore", "Worker")  # what vLLM calls the processes that compute
+_SAMPLE = re.compile(
+    r"^(?:(?P<tokens>vllm:(?:prompt|generation)_tokens_total)|(?P<running>vllm:num_requests_running)"
+    r'|(?P<ended>http_requests_total\{[^}\n]*status="(?P<status>\dxx)"))[^ \n]* (?P<value>\S+)$',
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True)
-class Look:
-    """One look at a running vLLM. None is what could not be seen: it says neither yes nor no.
+class Sight:
+    """What one look showed; None is unknown. `served` and `failed` count requests: the latter ended in 5xx."""
 
-    `status` is that of /health, None if nothing came. `progress` is all that moves while vLLM works. `busy` counts the
-    requests that run or wait. `cpu_s` is what the core's processes have computed, in seconds since they began;
-    `stopped`: one of them is suspended (SIGSTOP, a debugger).
-    """
+    healthy: bool
+    tokens: float | None = None
+    running: float | None = None
+    served: float | None = None
+    failed: float | None = None
+    core_stopped: bool = False
 
-    status: int | None
-    progress: Mapping[str, float] | None = None
-    busy: float | None = None
-    cpu_s: float | None = None
-    stopped: bool = False
+
+def look(engine: Engine, key: str | None = None) -> Sight:
+    """Look at a running vLLM. Takes at most a few seconds, and never fails."""
+    url = urlsplit(engine.base_url)
+    host, port = url.hostname or "127.0.0.1", url.port or 80
+    stopped = _core_stopped(engine.pid)
+    if _get(host, port, "/health", None)[0] != HTTPStatus.OK:
+        return Sight(healthy=False, core_stopped=stopped)
+    status, text = _get(host, port, "/metrics", key)
+    return read_metrics(text if status == HTTPStatus.OK else "", core_stopped=stopped)
+
+
+def read_metrics(text: str, *, core_stopped: bool = False) -> Sight:
+    """Read the answer of /metrics: sums over all engines."""
+    sums: dict[str, float] = {}
+    for sample in _SAMPLE.finditer(text):
+        kind = "failed" if sample["status"] == "5xx" else "served" if sample["status"] == "2xx" else sample.lastgroup
+        name = "tokens" if sample["tokens"] else "running" if sample["running"] else kind
+        try:
+            value = float(sample["value"])
+        except ValueError:
+            continue
+        if name in ("tokens", "running", "served", "failed"):
+            sums[name] = sums.get(name, 0.0) + value
+    if "served" in sums or "failed" in sums:
+        sums = {"served": 0.0, "failed": 0.0} | sums
+    return Sight(healthy=True, core_stopped=core_stopped, **sums)
 
 
 class Watchdog:
-    """Say when a vLLM hangs.
+    """Judge what is seen, look after look. Times are seconds of one clock."""
 
-    `stalled_after` is how long, in seconds, a core may stand still while requests run; 0 watches nothing. An API
-    process may be silent for `silent_after`, at most as long as `stalled_after`.
-    """
-
-    def __init__(self, *, stalled_after: float = STALLED_S, silent_after: float = SILENT_S) -> None:
+    def __init__(self, now: float, *, stalled_after: float = STALLED_AFTER_S) -> None:
         self._stalled_after = stalled_after
-        self._silent_after = min(silent_after, stalled_after)
-        self._last: float | None = None
-        self._known: Look | None = None  # the last look that saw progress
-        self._unseen = 0.0  # seconds since then
-        self._was_silent = self._was_stopped = False
-        self._silent = self._stopped = self._still = self._fruitless = 0.0
+        self._heard = now
+        self._moved = now
+        self._tokens: float | None = None
+        self._counts: tuple[float, float] | None = None
+        self._failing_since: float | None = None
+        self._failures = 0.0
 
-    @property
-    def interval(self) -> float:
-        """Seconds to wait between two looks."""
-        return min(INTERVAL_S, max(0.1, self._silent_after / 10))
+    def saw_end(self, status: int, now: float) -> None:
+        """Count a request by the status it ended in. What is the caller's fault (4xx) says nothing."""
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            self._count(0, 1, now)
+        elif status < HTTPStatus.BAD_REQUEST:
+            self._count(1, 0, now)
 
-    def see(self, now: float, look: Look) -> str | None:
-        """Take a look, made at `now` (seconds, of a monotonic clock); return why vLLM hangs, None if it does not."""
-        passed = 0.0 if self._last is None else min(max(0.0, now - self._last), LONGEST_STEP_S)
-        self._last = now
-        silent = look.status != 200
-        self._silent = self._silent + passed if silent and self._was_silent else 0.0
-        self._stopped = self._stopped + passed if look.stopped and self._was_stopped else 0.0
-        self._was_silent, self._was_stopped = silent, look.stopped
-        self._unseen += passed
-        if look.progress is not None and look.busy is not None:
-            self._compare(look)
-        return self._verdict(look) if self._stalled_after > 0 else None
+    def judge(self, sight: Sight, now: float, *, in_hand: int = 0) -> str | None:
+        """Return a sentence without its full stop if vLLM is sick, else None.
 
-    def _compare(self, look: Look) -> None:
-        before, self._known = self._known, look
-        passed, self._unseen = self._unseen, 0.0
-        if before is None or not look.busy or not before.busy or look.progress != before.progress:
-            self._still = self._fruitless = 0.0
-            return
-        self._fruitless += passed
-        computed = None if look.cpu_s is None or before.cpu_s is None else look.cpu_s - before.cpu_s
-        # Processes that have ended take their time along, so it may shrink; that is no standing still.
-        stands = computed is not None and 0 <= computed <= IDLE_SHARE * passed
-        self._still = self._still + passed if stands else 0.0
-
-    def _verdict(self, look: Look) -> str | None:
-        if self._silent >= self._silent_after:
-            said = "does not answer" if look.status is None else f"answers /health with {look.status}"
-            return f"its API process {said}, for {self._silent:.0f} s now"
-        if self._stopped >= self._stalled_after:
-            return f"a process of its engine core has been suspended for {self._stopped:.0f} s"
-        if self._still >= self._stalled_after:
-            return f"its engine core stands still: for {self._still:.0f} s requests run, and nothing is computed"
-        if self._fruitless >= PATIENCE * self._stalled_after:
-            return f"its engine core gets nowhere: for {self._fruitless:.0f} s requests run, and no token has come"
+        `in_hand`: requests that the caller knows to be waiting; /metrics knows only those that the core has reported.
+        """
+        if sight.healthy:
+            self._heard = now
+        elif now - self._heard > SILENT_AFTER_S:
+            return f"vLLM is running and has not answered /health for {now - self._heard:.0f} s"
+        waiting = max(in_hand, sight.running or 0)
+        moved = sight.tokens != self._tokens
+        self._tokens = sight.tokens
+        if not sight.core_stopped and (moved or not waiting or sight.tokens is None):
+            self._moved = now
+        elif now - self._moved > self._stalled_after:
+            what = "its engine core is stopped" if sight.core_stopped else f"{waiting:.0f} requests wait"
+            return f"vLLM has computed no token for {now - self._moved:.0f} s, and {what}"
+        if sight.served is not None and sight.failed is not None:
+            before = self._counts or (sight.served, sight.failed)
+            self._counts = (sight.served, sight.failed)
+            self._count(sight.served - before[0], sight.failed - before[1], now)
+        if (
+            self._failing_since is not None
+            and self._failures >= FAILURES
+            and now - self._failing_since > FAILING_AFTER_S
+        ):
+            return f"each of the last {self._failures:.0f} requests ended in an error of vLLM's own (5xx)"
         return None
 
+    def _count(self, served: float, failed: float, now: float) -> None:
+        if served > 0:
+            self._failing_since, self._failures = None, 0.0
+        elif failed > 0:
+            self._failing_since = now if self._failing_since is None else self._failing_since
+            self._failures += failed
 
-class Sampler:
-    """Look at one vLLM: its /health and /metrics through `probe`, and its processes from `pid` down."""
 
-    def __init__(self, probe: Probe, key: str | None, pid: int) -> None:
-        self._probe = probe
-        self._key = key
-        self._pid = pid
+def _get(host: str, port: int, path: str, key: str | None) -> tuple[int, str]:
+    connection = http.client.HTTPConnection(host, port, timeout=LOOK_S)
+    try:
+        connection.request("GET", path, headers={"Authorization": f"Bearer {key}"} if key else {})
+        response = connection.getresponse()
+        return response.status, response.read(METRICS_LIMIT).decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException):
+        return 0, ""
+    finally:
+        connection.close()
 
-    def look(self, in_flight: int | None = None) -> Look:
-        """Return a look. `in_flight`: how many requests the caller has under way there, if it knows.
 
-        vLLM itself learns of a request from its core, so one that came after the core hung is in no counter.
-        """
-        health = self._probe.get("/health")
-        answer = self._probe.get("/metrics", key=self._key) if health is not None else None
-        progress, busy = None, None
-        if answer is not None and answer.status == 200:
-            try:
-                sample = read_sample(answer.body.decode("utf-8", "replace"))
-            except ValueError:  # none of vLLM's
-                sample = None
-            if sample is not None and sample.numbers:
-                progress, busy = sample.numbers, sample.busy
-        if in_flight:
-            busy = max(in_flight, busy or 0)
-        cpu_s, stopped = self._processes()
-        return Look(None if health is None else health.status, progress, busy, cpu_s, stopped)
+def _core_stopped(pid: int | None) -> bool:
+    """Whether a process below vLLM's main one is stopped (by a signal, or a debugger)."""
+    try:
+        children = psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return False
+    return any(_is_stopped(child) for child in children)
 
-    def _processes(self) -> tuple[float | None, bool]:
-        """Return what the core's processes have computed, and whether one of them is suspended."""
-        cores: dict[int, psutil.Process] = {}
-        with contextlib.suppress(psutil.Error):
-            for process in psutil.Process(self._pid).children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    if any(name in " ".join(process.cmdline()[:1]) for name in CORES):
-                        # What it has started (compilers) works for it.
-                        cores |= {each.pid: each for each in (process, *process.children(recursive=True))}
-        computed, stopped = [], False
-        for process in cores.values():
-            with contextlib.suppress(psutil.Error), process.oneshot():
-                times = process.cpu_times()
-                stopped = stopped or process.status() == psutil.STATUS_STOPPED
-                computed.append(times.user + times.system)
-        return (sum(computed) if computed else None), stopped
+
+def _is_stopped(process: psutil.Process) -> bool:
+    try:
+        return process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    except psutil.Error:
+        return False

@@ -50,6 +50,7 @@ class State:
     running: int = 0
     finished: int = 0
     aborted: int = 0
+    tokens: int = 0
 
 
 def install(folder: Path) -> Path:
@@ -102,6 +103,8 @@ def make_app(state: State) -> web.Application:
     app.router.add_get("/health", _ok)
     app.router.add_get("/ping", _ok)
     app.router.add_get("/fake", _report)
+    app.router.add_get("/version", _version)
+    app.router.add_get("/metrics", _metrics)
     app.router.add_get("/v1/models", _models)
     for route in ("chat/completions", "completions", "responses", "messages", "embeddings"):
         app.router.add_post(f"/v1/{route}", _generate)
@@ -113,7 +116,7 @@ def make_app(state: State) -> web.Application:
 @web.middleware
 async def _guard(request: web.Request, handler: Any) -> web.StreamResponse:
     key = os.environ.get("VLLM_API_KEY")
-    free = request.path in ("/health", "/ping", "/fake")
+    free = request.path in ("/health", "/ping", "/fake", "/version", "/metrics")
     if key and not free and request.headers.get("Authorization") != f"Bearer {key}":
         return web.json_response({"error": "Unauthorized"}, status=401)
     response: web.StreamResponse = await handler(request)
@@ -122,6 +125,17 @@ async def _guard(request: web.Request, handler: Any) -> web.StreamResponse:
 
 async def _ok(_request: web.Request) -> web.Response:
     return web.Response()
+
+
+async def _version(_request: web.Request) -> web.Response:
+    return web.json_response({"version": "fake"})
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    state = request.app[STATE]
+    lines = [f'vllm:generation_tokens_total{{model_name="{state.model}"}} {float(state.tokens)}']
+    lines.append(f'vllm:num_requests_running{{model_name="{state.model}"}} {float(state.running)}')
+    return web.Response(text="\n".join([*lines, ""]))
 
 
 async def _report(request: web.Request) -> web.Response:
@@ -226,6 +240,7 @@ async def _stream(request: web.Request, script: Script, state: State) -> web.Str
             error = {"error": {"message": script.message, "type": "InternalServerError", "param": None, "code": 500}}
             await write(f"data: {json.dumps(error)}\n\n")
             break
+        state.tokens += 1
         await write(event({"content": token}))
         due += script.interval
         if script.interval:

@@ -58,7 +58,7 @@ class Worker:
 
     def vllm(self) -> psutil.Process:
         """Return vLLM's process."""
-        return next(p for p in self.family() if "serve" in p.cmdline())
+        return next(p for p in self.family() if "serve" in p.cmdline() and not any("reaper" in a for a in p.cmdline()))
 
     async def report(self) -> dict[str, Any]:
         """Return what the stand-in vLLM has seen."""

@@ -199,3 +199,37 @@ async def test_the_main_process_stays_small(tmp_path):
         assert worker.process.poll() is None
         worker.process.send_signal(signal.SIGINT)
         assert await worker.exit_status(within=10) == 0
+
+
+async def test_a_vllm_that_computes_nothing_while_requests_wait_ends_the_worker(tmp_path):
+    async with platform_and_worker(tmp_path, WORKER_STALL_TIMEOUT="3") as (platform, worker):
+        job = await platform.book.submit(chat(stream=False, delay=120), call="run")
+        assert await job.finish(20)
+        assert code_of(job) == 503
+        assert "computed no token" in job.error
+        assert await worker.exit_status(within=15) == 1
+        assert "computed no token" in worker.log.splitlines()[-1]
+        assert "computed no token" in platform.workers.pings[-1]["reason"]
+
+
+@pytest.mark.slow
+async def test_a_frozen_vllm_ends_the_worker_within_75_seconds(tmp_path):
+    async with platform_and_worker(tmp_path) as (platform, worker):
+        job = await start_stream(platform, tokens=["x"] * 4000)
+        worker.vllm().suspend()
+        assert await worker.exit_status(within=75) == 1
+        assert code_of(job) == 503
+        assert [ping for ping in platform.workers.pings if ping.get("status") == "unhealthy"]
+        assert "/health" in worker.log.splitlines()[-1]
+
+
+@pytest.mark.slow
+async def test_a_vllm_that_answers_500_to_everything_ends_the_worker(tmp_path):
+    async with platform_and_worker(tmp_path) as (platform, worker):
+        for _ in range(90):
+            await platform.book.submit(chat(status=500), call="run")
+            await asyncio.sleep(1)
+            if worker.process.poll() is not None:
+                break
+        assert worker.process.poll() == 1
+        assert "5xx" in worker.log.splitlines()[-1]
