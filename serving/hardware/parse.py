@@ -85,7 +85,7 @@ def _read_gpu(text: str, item: str) -> Gpu:
         name = rest if rest.startswith(("NVIDIA ", "Tesla ")) else known.name
         return _gpu(name, known.gib * GIB, known.capability, unified=known.unified)
     if is_other_makers(rest):
-        raise ValueError(f"{item!r} is no NVIDIA GPU, and the kit plans for those alone (see SERVE_ENGINE, SERVE_PLAN)")
+        raise ValueError(f"{item!r} is no NVIDIA GPU, and the kit plans for those alone")
     if match := _MIG.search(rest):
         card = find(rest[: match.start()])
         if card:

@@ -218,7 +218,7 @@ def test_no_driver_is_no_problem_and_a_broken_one_is(box):
             },
             "AMD Instinct MI300X, 192 GiB",
         ),
-        ({"vendor": "0x1002", "mem_info_vram_total": 24 * GIB}, "built for ROCm and set SERVE_PLAN=off"),
+        ({"vendor": "0x1002", "mem_info_vram_total": 24 * GIB}, "`vllm serve` that is built for ROCm by hand"),
         ({"vendor": "0x8086"}, "built for Intel's XPUs"),
     ],
 )
