@@ -73,7 +73,7 @@ def _without_driver() -> Hardware:
         build = "ROCm" if plugged[0].maker == "AMD" else "Intel's XPUs"
         return _problem(
             f"There is an {plugged[0]}, and the kit plans and installs vLLM for NVIDIA GPUs and for the CPU. To use "
-            f"it, start a `vllm serve` that is built for {build} by hand, and let the client's LLM_BASE_URL point at it "
+            f"it, start a `vllm serve` that is built for {build} by hand, and point the client's LLM_BASE_URL at it "
             f"({WITHOUT})"
         )
     notes: tuple[str, ...] = ()
