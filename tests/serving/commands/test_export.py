@@ -57,7 +57,7 @@ def served():
     done = subprocess.run(
         [sys.executable, "-m", "serving", "serve", "--dry-run"],
         cwd=ROOT,
-        env=clean_environment(SERVE_GPUS=H100, SERVE_ENGINE="/bin/true"),
+        env=clean_environment(SERVE_GPUS=H100, SERVE_ENGINE="/bin/true", SERVE_UI="0"),
         capture_output=True,
         text=True,
         check=True,
