@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.serving import Serve
+
+# How long an example takes says something about the machine, which is shared, and nothing about the code.
+settings.register_profile("kit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("kit")
 
 API_KEY = "an-end-to-end-key"
 

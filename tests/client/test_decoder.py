@@ -19,20 +19,23 @@ from tests.support.fake_openai import piece
 Outcome = tuple[list[str], str | None, str, str]
 
 
-def reference(body: bytes) -> list[Event]:
-    """Return the events of a whole body, line by line."""
+def reference(body: bytes) -> tuple[list[Event], bool]:
+    """Return the events of a whole body, line by line, and whether the body stops in the middle of the last."""
     body = body.lstrip()
     while body.startswith(b"\xef\xbb\xbf"):
         body = body[3:].lstrip()
     events: list[Event] = []
     data: list[bytes] = []
     name = b""
-    for line in [*re.split(rb"\r\n|\r|\n", body), b""]:
+    unfinished = False
+    lines = [*re.split(rb"\r\n|\r|\n", body), b""]
+    for number, line in enumerate(lines):
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if not line:
             if data and name not in (b"ping", b"heartbeat", b"keepalive", b"keep-alive"):
                 events.append(Event(b"\n".join(data), name == b"error"))
+                unfinished = number >= len(lines) - 2  # no blank line of the body has ended it
             data, name = [], b""
         elif field == b"data":
             data.append(value)
@@ -42,7 +45,7 @@ def reference(body: bytes) -> list[Event]:
             events.append(Event(value, is_error=True))
         elif line.startswith((b"{", b"[DONE]")):
             events.append(Event(line))
-    return events
+    return events, unfinished
 
 
 def outcome(feed: Any) -> Outcome:
@@ -59,7 +62,7 @@ def outcome(feed: Any) -> Outcome:
 
 
 def by_reference(body: bytes) -> Outcome:
-    events = reference(body)
+    events, unfinished = reference(body)
 
     def feed(answer: Answer) -> bool:
         for number, event in enumerate(events):
@@ -67,7 +70,7 @@ def by_reference(body: bytes) -> Outcome:
                 if answer.add(event):
                     return True
             except NotAnAnswer:
-                if number == len(events) - 1 and not re.sub(rb"\r\n|\r", b"\n", body).endswith(b"\n\n"):
+                if number == len(events) - 1 and unfinished:
                     break  # cut in the middle of an event
                 raise
         return answer.finish_reason is not None
