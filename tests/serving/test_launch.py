@@ -63,6 +63,7 @@ def expected(engine, gpus):
         *["--tool-parser-plugin", f"{VLLM_SIDE}/tool_parser/python_call_parser.py"],
         *["--tool-call-parser", "python_calls"],
         *["--chat-template", f"{VLLM_SIDE}/templates/gemma3.jinja", "--chat-template-content-format", "openai"],
+        *["--middleware", "live_page.LivePage"],
     ]
 
 
