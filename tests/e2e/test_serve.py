@@ -124,10 +124,10 @@ def test_a_wrong_model_name_is_said_with_the_right_one(smollm):
     assert "Traceback" not in done.stderr
 
 
-def test_without_the_key_only_the_probes_answer(smollm):
-    for path in ("/health", "/ping"):
+def test_without_the_key_only_the_probes_and_the_empty_page_answer(smollm):
+    for path in ("/health", "/ping", "/", "/ui/page.js"):
         assert status(smollm, path) == 200
-    guarded = ("/v1/models", "/metrics", "/version", "/docs", "/openapi.json", "/load", "/")
+    guarded = ("/v1/models", "/metrics", "/version", "/docs", "/openapi.json", "/load", "/ui/about.json")
     assert {status(smollm, path) for path in guarded} == {401}
     posted = ("/v1/chat/completions", "/invocations", "/tokenize", "/v1/completions", "/inference/v1/generate")
     assert {status(smollm, path, method="POST") for path in posted} == {401}
