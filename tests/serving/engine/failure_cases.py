@@ -99,7 +99,7 @@ CASES = [
     (
         "cache permission",
         1,
-        "PermissionError: [Errno 13] Permission denied: '/root/.cache/huggingface/hub/models--google--gemma-3-27b-it'",
+        "PermissionError: [Errno 13] Permission denied: '/home/me/.cache/huggingface/hub/models--google--gemma-3-27b-it'",
         "permission|may not write|writable",
         "",
     ),
