@@ -10,8 +10,7 @@ again; an end waits for idle polls up to 90 s. `start` below puts our own loop i
 surrounds it stays the SDK's: arguments, fitness checks, the ping process and the list of jobs that it reports, the
 session with its key, the addresses of all calls, the stop channel.
 
-tests/worker/test_sdk_contract.py runs the SDK's own loop and ours against the emulated platform, compares each call,
-and checks each name that is used here: a new SDK that does otherwise fails there.
+The SDK is pinned to one minor version (pyproject.toml): read this file again before that is raised.
 """
 
 from __future__ import annotations
