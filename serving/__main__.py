@@ -18,7 +18,7 @@ COMMANDS = {
     "doctor": ("serving.commands.doctor", "check every precondition of `serve`"),
     "status": ("serving.commands.status", "say what a running server does now, here or elsewhere"),
     "export": (
-        "serving.commands.export",
+        "serving.commands.export.command",
         "write the same deployment for other engines: Helm, SkyPilot, vllm-router, systemd",
     ),
 }

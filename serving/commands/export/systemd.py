@@ -1,0 +1,68 @@
+"""A systemd unit.
+
+Sources: systemd.service(5), systemd.exec(5), systemd.syntax(7).
+"""
+
+from __future__ import annotations
+
+import getpass
+import re
+from typing import TYPE_CHECKING
+
+from serving.checks.settings import refuse_open_server
+from serving.commands.export.deployment import MOUNT, NAME, SECRETS, deployment
+from serving.engine.process import EXIT_MARGIN_S
+from serving.engine.program import ROOT, find_engine
+from serving.errors import ConfigurationError
+from serving.settings import ServeSettings
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def systemd(args: argparse.Namespace) -> str:
+    """Return a systemd unit for one machine."""
+    user = args.user or getpass.getuser()
+    if not re.fullmatch(r"[\w.-]+", user):
+        raise ConfigurationError(f"--user {user!r} is not allowed: it must be a user's name.")
+    made = deployment(args.gpus, host=None, program=find_engine(ServeSettings.load().engine).resolve())
+    refuse_open_server(made.settings)
+    env = dict(made.env)
+    if "PYTHONPATH" in made.command.env:
+        env["PYTHONPATH"] = made.command.env["PYTHONPATH"]
+    secrets = [name for name in SECRETS if name in made.command.env or name == "HF_TOKEN"]
+    lines = (
+        f"# /etc/systemd/system/{NAME}.service",
+        f"# Secrets go into /etc/{NAME}.env (mode 600), a line each: {', '.join(f'{name}=...' for name in secrets)}",
+        f"# Then: systemctl daemon-reload && systemctl enable --now {NAME}",
+        "[Unit]",
+        f"Description=vLLM serving {made.command.served_name}",
+        "Wants=network-online.target",
+        "After=network-online.target",
+        "StartLimitIntervalSec=3600",
+        "StartLimitBurst=5",
+        "",
+        "[Service]",
+        f"User={user}",
+        f"WorkingDirectory={_quoted(str(ROOT))}",
+        # Without the key's file a server that should ask for a key must not start; without a token it may.
+        f"EnvironmentFile={'' if made.settings.api_key else '-'}{MOUNT}.env",
+        *(f"Environment={_quoted(f'{name}={value}')}" for name, value in sorted(env.items())),
+        "ExecStart=" + " ".join(_quoted(word).replace("$", "$$") for word in made.command.argv),
+        "Restart=on-failure",
+        "RestartSec=10",
+        "# vLLM finishes what runs; then the whole group goes, so that nothing keeps the GPU.",
+        "KillMode=mixed",
+        f"TimeoutStopSec={made.settings.shutdown_timeout + EXIT_MARGIN_S:.0f}",
+        "LimitMEMLOCK=infinity",
+        "",
+        "[Install]",
+        "WantedBy=multi-user.target",
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(word: str) -> str:
+    """Quote one word of a unit file, as systemd.syntax(7) says."""
+    word = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{word}"' if not word or any(letter in word for letter in " \"'\\;\t") else word
