@@ -30,7 +30,7 @@ from serving.hardware.parse import parse_gpus
 from serving.model import tryout as tryouts
 from serving.model.resolve import resolve
 from serving.model.tryout import DEFAULT_TRYOUT, TRYOUT_MODELS
-from serving.planning.plan import Plan, Wishes, make_plan
+from serving.planning.plan import Plan, PlanRequest, make_plan
 from serving.planning.words import Words
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Settled:
     settings: ServeSettings
     served_name: str
     facts: ModelFacts
-    wishes: Wishes
+    wishes: PlanRequest
     tryout: TryoutModel | None = None
 
     def plan(self, hardware: Hardware) -> Plan:
@@ -134,7 +134,7 @@ def settle(
     for wishes that cannot be read.
     """
     words = words or Words()
-    wishes = Wishes.from_settings(settings, words)
+    wishes = PlanRequest.from_settings(settings, words)
     name = model or settings.model
     tryout = _tryout(name, gpu=gpu, words=words)
     if tryout is None:

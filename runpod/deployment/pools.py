@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from deployment.answers import GpuType
     from serving.hardware.gpu import Hardware
     from serving.model.facts import ModelFacts
-    from serving.planning.plan import Plan, Wishes
+    from serving.planning.plan import Plan, PlanRequest
 
 MOST_POOLS = 3  # what RunPod takes
 STOCK = ("NONE", "LOW", "MEDIUM", "HIGH")
@@ -146,7 +146,7 @@ class Offer:
     card: Card
     count: int
     model: ModelFacts
-    wishes: Wishes
+    wishes: PlanRequest
     plan: Plan
 
     @property
@@ -234,7 +234,7 @@ def _stranger(gpu: GpuType, kin: Card | None) -> Card | None:
     return Card(gpu.id, kin.bandwidth, described=f"{gib:.1f}GiB sm{capability[0]}{capability[1]}")
 
 
-def offers(pools: Sequence[Pool], model: ModelFacts, wishes: Wishes, count: int) -> list[Offer]:
+def offers(pools: Sequence[Pool], model: ModelFacts, wishes: PlanRequest, count: int) -> list[Offer]:
     """Plan the model for each pool; cheapest first, those without a price last."""
     planned = []
     for pool in pools:

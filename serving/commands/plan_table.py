@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from serving.hardware.catalog import KnownGpu
     from serving.model.facts import ModelFacts
-    from serving.planning.request import Wishes
+    from serving.planning.request import PlanRequest
 
 COUNTS = (1, 2, 4, 8)
 WIDTH = 140  # where the output is no terminal
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def rows(model: ModelFacts, wished: Wishes) -> Iterator[tuple[str, ...]]:
+def rows(model: ModelFacts, wished: PlanRequest) -> Iterator[tuple[str, ...]]:
     """Yield a row for the GPUs that are planned alike: their names, their GiB, and a cell for each of COUNTS.
 
     Those that hold nothing, however many, are left out.
@@ -71,7 +71,7 @@ def rows(model: ModelFacts, wished: Wishes) -> Iterator[tuple[str, ...]]:
             yield (", ".join((group[0].name, *others)), f"{group[0].gib:g}", *cells)
 
 
-def cell(model: ModelFacts, known: KnownGpu, count: int, wished: Wishes) -> str:
+def cell(model: ModelFacts, known: KnownGpu, count: int, wished: PlanRequest) -> str:
     """Return what `count` of a GPU run: `bf16 tp2 128k 30x`, or a dash where nothing fits."""
     if known.unified and count > 1:
         return "-"

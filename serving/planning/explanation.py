@@ -12,32 +12,32 @@ from serving.units import GIB
 if TYPE_CHECKING:
     from serving.hardware.gpu import Hardware
     from serving.model.facts import ModelFacts
-    from serving.planning.request import Wishes
+    from serving.planning.request import PlanRequest
     from serving.planning.search import Candidate
 
 
-def reasons(model: ModelFacts, hardware: Hardware, wishes: Wishes, chosen: Candidate) -> dict[str, str]:
+def reasons(model: ModelFacts, hardware: Hardware, request: PlanRequest, chosen: Candidate) -> dict[str, str]:
     """Return the reasons, by what they are for; a choice that was the user's is said to be."""
     found = {
-        "precision": _precision(model, wishes, chosen),
-        "parallel": _parallel(hardware, wishes, chosen),
-        "context": _context(model, wishes, chosen),
-        "batch": _batch(model, wishes, chosen),
-        "memory": _memory(wishes, chosen),
+        "precision": _precision(model, request, chosen),
+        "parallel": _parallel(hardware, request, chosen),
+        "context": _context(model, request, chosen),
+        "batch": _batch(model, request, chosen),
+        "memory": _memory(request, chosen),
     }
     return {choice: why for choice, why in found.items() if why}
 
 
-def _precision(model: ModelFacts, wishes: Wishes, chosen: Candidate) -> str:
-    precision, wanted = chosen.precision, wanted_length(model, wishes)
+def _precision(model: ModelFacts, request: PlanRequest, chosen: Candidate) -> str:
+    precision, wanted = chosen.precision, wanted_length(model, request)
     old = [gpu for gpu in chosen.gpus if (gpu.compute_capability or BF16_CAPABILITY) < FP8_CAPABILITY]
     note = ""
     if precision == "fp8" and old:
         note = f" {old[0].name} has no fp8 arithmetic: the weights are stored in fp8 and computed in bfloat16."
     if any(gpu.compute_capability is None for gpu in chosen.gpus):
         note += " The compute capability is not known and taken for 8.0."
-    if wishes.precision != "auto" or len(model.checkpoints) == 1:
-        asked = "as asked" if wishes.precision != "auto" else "the one precision of this checkpoint"
+    if request.precision != "auto" or len(model.checkpoints) == 1:
+        asked = "as asked" if request.precision != "auto" else "the one precision of this checkpoint"
         if precision == "fp32":
             where = "there is no GPU" if not chosen.gpus else "there is no bfloat16 before compute capability 8.0"
             return f"float32: {where}."
@@ -50,13 +50,13 @@ def _precision(model: ModelFacts, wishes: Wishes, chosen: Candidate) -> str:
     return f"{precision}: the best of bf16, fp8 and int4 that fits with {wanted:,} tokens.{note}"
 
 
-def _parallel(hardware: Hardware, wishes: Wishes, chosen: Candidate) -> str:
+def _parallel(hardware: Hardware, request: PlanRequest, chosen: Candidate) -> str:
     if not chosen.gpus:
         return ""
     tensor, data = chosen.tensor_parallel, chosen.data_parallel
     idle = len(hardware.gpus) - len(chosen.gpus)
     rest = f" {idle} of {len(hardware.gpus)} GPUs stay unused." if idle else ""
-    if wishes.tensor_parallel_size is not None:
+    if request.tensor_parallel_size is not None:
         return f"{tensor} GPUs share the model, as asked.{rest}" if tensor > 1 else f"One GPU, as asked.{rest}"
     if chosen.mixed:
         rest += " They differ: the smallest sets the memory, the slowest the pace."
@@ -70,18 +70,18 @@ def _parallel(hardware: Hardware, wishes: Wishes, chosen: Candidate) -> str:
     return f"{data} copies of it: {shared}{rest}" if data > 1 else shared + rest
 
 
-def _context(model: ModelFacts, wishes: Wishes, chosen: Candidate) -> str:
-    if wishes.max_model_len is not None:
-        return f"{wishes.max_model_len:,} tokens, as asked."
+def _context(model: ModelFacts, request: PlanRequest, chosen: Candidate) -> str:
+    if request.max_model_len is not None:
+        return f"{request.max_model_len:,} tokens, as asked."
     if chosen.longest == model.max_model_len:
-        less = f" The wish of {wishes.context:,} is more than that." if wishes.context > model.max_model_len else ""
+        less = f" The wish of {request.context:,} is more than that." if request.context > model.max_model_len else ""
         return f"{chosen.longest:,} tokens, the model's own limit.{less}"
     return f"{chosen.longest:,} tokens, the most that one request surely gets in {chosen.kv_bytes / GIB:.1f} GiB."
 
 
-def _batch(model: ModelFacts, wishes: Wishes, chosen: Candidate) -> str:
+def _batch(model: ModelFacts, request: PlanRequest, chosen: Candidate) -> str:
     batch = chosen.batch
-    if wishes.max_num_batched_tokens is not None and wishes.max_num_seqs is not None:
+    if request.max_num_batched_tokens is not None and request.max_num_seqs is not None:
         return "Steps: as asked."
     if batch == CPU_BATCH and not chosen.gpus:
         return ""
@@ -91,8 +91,8 @@ def _batch(model: ModelFacts, wishes: Wishes, chosen: Candidate) -> str:
     return f"Steps of {batch.max_num_batched_tokens:,} tokens, {batch.max_num_seqs} requests: more leaves too little."
 
 
-def _memory(wishes: Wishes, chosen: Candidate) -> str:
-    if not chosen.gpus or wishes.gpu_memory_utilization is not None or chosen.utilization == DEFAULT_UTILIZATION:
+def _memory(request: PlanRequest, chosen: Candidate) -> str:
+    if not chosen.gpus or request.gpu_memory_utilization is not None or chosen.utilization == DEFAULT_UTILIZATION:
         return ""
     if any(gpu.unified for gpu in chosen.gpus):
         return f"{chosen.utilization:.0%} of the memory, which is the host's too: the rest keeps the machine alive."

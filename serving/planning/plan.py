@@ -1,6 +1,6 @@
 """The plan: what runs on this hardware, how vLLM is to be sized for it, and why.
 
-`make_plan` is a pure function of facts about the model, facts about the hardware, and wishes.
+`make_plan` is a pure function of facts about the model, facts about the hardware, and what was asked.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from serving.errors import ConfigurationError
-from serving.planning.request import Wishes
+from serving.planning.request import PlanRequest
 from serving.planning.search import best_candidate, divisors, every_candidate, wanted_length
 from serving.units import GIB
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from serving.model.facts import ModelFacts
     from serving.planning.search import Candidate
 
-__all__ = ["CONCURRENCY_TOKENS", "Plan", "Wishes", "make_plan"]
+__all__ = ["CONCURRENCY_TOKENS", "Plan", "PlanRequest", "make_plan"]
 
 CONCURRENCY_TOKENS = (2048, 8192, 32_768, 131_072)
 
@@ -78,60 +78,60 @@ class Plan:
         )
 
 
-def make_plan(model: ModelFacts, hardware: Hardware, wishes: Wishes) -> Plan:
+def make_plan(model: ModelFacts, hardware: Hardware, request: PlanRequest) -> Plan:
     """Return the best plan, or one that says why nothing fits and what would.
 
     bf16 comes before fp8 before int4 while the wished context fits; `search.choose` says which of the layouts over the
-    GPUs is best. Raises ConfigurationError where the wishes contradict the model.
+    GPUs is best. Raises ConfigurationError where the request contradicts the model.
     """
-    _check(model, wishes)
-    tried = every_candidate(model, hardware, wishes)
-    chosen = best_candidate(tried, wanted_length(model, wishes))
+    _check(model, request)
+    tried = every_candidate(model, hardware, request)
+    chosen = best_candidate(tried, wanted_length(model, request))
     if chosen is not None:
-        return _plan(model, hardware, wishes, chosen)
+        return _plan(model, hardware, request, chosen)
     from serving.planning.alternatives import alternatives
     from serving.planning.shortfall import shortfall
 
-    others = alternatives(model, hardware, wishes)
+    others = alternatives(model, hardware, request)
     nearest = f" What would fit: {'; '.join(others)}." if others else ""
-    return Plan(fits=False, reason=shortfall(model, hardware, wishes, tried) + nearest, alternatives=others)
+    return Plan(fits=False, reason=shortfall(model, hardware, request, tried) + nearest, alternatives=others)
 
 
-def _check(model: ModelFacts, wishes: Wishes) -> None:
-    """Raise ConfigurationError for wishes that no hardware could meet."""
-    name = wishes.words.name
-    if wishes.dtype == "float16" and model.gemma:
+def _check(model: ModelFacts, request: PlanRequest) -> None:
+    """Raise ConfigurationError for a request that no hardware could meet."""
+    name = request.words.name
+    if request.dtype == "float16" and model.gemma:
         raise ConfigurationError(
             f"{name('dtype')}='float16' is not allowed with Gemma 3, which is numerically unstable in it: use bfloat16."
         )
-    if wishes.max_model_len is not None and wishes.max_model_len > model.max_model_len:
+    if request.max_model_len is not None and request.max_model_len > model.max_model_len:
         raise ConfigurationError(
-            f"{name('max_model_len')}={wishes.max_model_len} is not allowed: {model.name} was made for at most "
+            f"{name('max_model_len')}={request.max_model_len} is not allowed: {model.name} was made for at most "
             f"{model.max_model_len} tokens."
         )
-    tensor = wishes.tensor_parallel_size
+    tensor = request.tensor_parallel_size
     if tensor is not None and tensor not in (allowed := divisors(model, 64)):
         raise ConfigurationError(
             f"{name('tensor_parallel_size')}={tensor} is not allowed: the {model.heads} attention heads and "
             f"{model.kv_heads} KV heads of {model.name} can be divided among {', '.join(map(str, allowed))} GPUs."
         )
-    tokens, seqs = wishes.max_num_batched_tokens, wishes.max_num_seqs
+    tokens, seqs = request.max_num_batched_tokens, request.max_num_seqs
     if tokens is not None and seqs is not None and tokens < seqs:
         raise ConfigurationError(
             f"{name('max_num_batched_tokens')}={tokens} is not allowed: it must be at least "
             f"{name('max_num_seqs')}={seqs}."
         )
-    if wishes.precision != "auto" and model.checkpoint(wishes.precision) is None:
+    if request.precision != "auto" and model.checkpoint(request.precision) is None:
         there = ", ".join(item.precision for item in model.checkpoints)
         raise ConfigurationError(
-            f"{name('precision')}={wishes.precision!r} is not allowed: of {model.name} there is {there} alone."
+            f"{name('precision')}={request.precision!r} is not allowed: of {model.name} there is {there} alone."
         )
 
 
-def _plan(model: ModelFacts, hardware: Hardware, wishes: Wishes, chosen: Candidate) -> Plan:
+def _plan(model: ModelFacts, hardware: Hardware, request: PlanRequest, chosen: Candidate) -> Plan:
     from serving.planning.explanation import reasons
 
-    why = reasons(model, hardware, wishes, chosen)
+    why = reasons(model, hardware, request, chosen)
     length = chosen.longest
     return Plan(
         fits=True,
@@ -152,7 +152,7 @@ def _plan(model: ModelFacts, hardware: Hardware, wishes: Wishes, chosen: Candida
         gpu_memory_utilization=chosen.utilization if chosen.gpus else None,
         kv_cache_bytes=None if chosen.gpus else chosen.kv_bytes,
         # Other families may have a tower that is not known.
-        language_model_only=wishes.text_only and (model.vision or not model.gemma),
+        language_model_only=request.text_only and (model.vision or not model.gemma),
         reasons=why,
         gpus=chosen.gpus,
         devices=_devices(hardware, chosen),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from serving.hardware.gpu import Gpu
     from serving.model.facts import Checkpoint, ModelFacts
-    from serving.planning.request import Wishes
+    from serving.planning.request import PlanRequest
 
 BF16_CAPABILITY = (8, 0)
 FP8_CAPABILITY = (8, 9)  # before it, fp8 weights are widened to bfloat16 as they are used (vLLM's Marlin kernel)
@@ -24,13 +24,13 @@ class Compute:
     size: int
 
 
-def checkpoints(model: ModelFacts, wishes: Wishes) -> list[Checkpoint]:
+def checkpoints(model: ModelFacts, request: PlanRequest) -> list[Checkpoint]:
     """Return the checkpoints to try, best first."""
-    order = ORDER if wishes.precision == "auto" else (wishes.precision,)
+    order = ORDER if request.precision == "auto" else (request.precision,)
     return [checkpoint for precision in order for checkpoint in model.checkpoints if checkpoint.precision == precision]
 
 
-def gpu_compute(gpu: Gpu, checkpoint: Checkpoint, wishes: Wishes) -> Compute | None:
+def gpu_compute(gpu: Gpu, checkpoint: Checkpoint, request: PlanRequest) -> Compute | None:
     """Return what the GPU would compute in, None if it cannot run the checkpoint at all.
 
     float16 is never chosen. A GPU without bfloat16 computes plain weights in float32; quantised ones are multiplied in
@@ -39,21 +39,21 @@ def gpu_compute(gpu: Gpu, checkpoint: Checkpoint, wishes: Wishes) -> Compute | N
     capability = gpu.compute_capability or BF16_CAPABILITY
     if capability < ENGINE_CAPABILITY:
         return None
-    if wishes.dtype == "float16":
+    if request.dtype == "float16":
         return Compute("float16", 2)
-    if wishes.dtype == "float32" or (wishes.dtype == "auto" and capability < BF16_CAPABILITY):
-        asked_for_bf16 = wishes.precision == "bf16" and wishes.dtype == "auto"
+    if request.dtype == "float32" or (request.dtype == "auto" and capability < BF16_CAPABILITY):
+        asked_for_bf16 = request.precision == "bf16" and request.dtype == "auto"
         return Compute("float32", 4) if checkpoint.precision == "bf16" and not asked_for_bf16 else None
     return Compute("bfloat16", 2) if capability >= BF16_CAPABILITY else None
 
 
-def cpu_compute(checkpoint: Checkpoint, wishes: Wishes) -> Compute | None:
+def cpu_compute(checkpoint: Checkpoint, request: PlanRequest) -> Compute | None:
     """Return what the CPU engine would compute in: float32 unless asked otherwise (AVX2 has no bfloat16)."""
     if checkpoint.precision != "bf16":
         return None
-    if wishes.dtype == "auto":
-        return Compute("bfloat16", 2) if wishes.precision == "bf16" else Compute("float32", 4)
-    return Compute(wishes.dtype, 4 if wishes.dtype == "float32" else 2)
+    if request.dtype == "auto":
+        return Compute("bfloat16", 2) if request.precision == "bf16" else Compute("float32", 4)
+    return Compute(request.dtype, 4 if request.dtype == "float32" else 2)
 
 
 def label(checkpoint: Checkpoint, compute: Compute) -> str:

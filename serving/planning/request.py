@@ -21,8 +21,8 @@ KV_BYTES = {"fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What is wished or fixed. `None` and "auto" leave the choice to the plan.
+class PlanRequest:
+    """What is asked of the plan: wished or fixed. `None` and "auto" leave the choice to the plan.
 
     `context` is the least length that a plan must offer; `max_model_len` fixes it. The rest has vLLM's names;
     `cpu_kv_bytes` is the CPU engine's memory for the KV cache, `kv_cache_bytes` any engine's, as an argument of vLLM.
@@ -49,10 +49,10 @@ class Wishes:
     words: Words = field(default_factory=Words)
 
     @classmethod
-    def from_settings(cls, settings: ServeSettings, words: Words | None = None) -> Wishes:
-        """Return the wishes of the settings. SERVE_EXTRA_ARGS win over the other variables, as in vLLM itself."""
+    def from_settings(cls, settings: ServeSettings, words: Words | None = None) -> PlanRequest:
+        """Return what the settings ask for. SERVE_EXTRA_ARGS win over the other variables, as in vLLM itself."""
         space = settings.kv_cache_space_gib
-        wishes = cls(
+        request = cls(
             context=settings.context,
             precision=settings.precision,
             text_only=settings.text_only,
@@ -65,10 +65,10 @@ class Wishes:
             cpu_kv_bytes=None if space is None else int(space * GIB),
             words=words or Words(),
         )
-        return wishes.with_arguments(settings.extra_args)
+        return request.with_arguments(settings.extra_args)
 
-    def with_arguments(self, arguments: tuple[str, ...]) -> Wishes:
-        """Return these wishes with the arguments of `vllm serve` that change the arithmetic; others do nothing.
+    def with_arguments(self, arguments: tuple[str, ...]) -> PlanRequest:
+        """Return this request with the arguments of `vllm serve` that change the arithmetic; others do nothing.
 
         Raises ConfigurationError for a value that cannot be read, and for pipeline parallelism, which is not planned.
         """

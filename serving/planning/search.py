@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from serving.hardware.gpu import Gpu, Hardware
     from serving.model.facts import Checkpoint, ModelFacts
-    from serving.planning.request import Wishes
+    from serving.planning.request import PlanRequest
 
 # Tried in turn while the wished context does not fit: a smaller batch leaves more memory to the KV cache.
 BATCHES = (Batch(2048, 128), Batch(1024, 16))
@@ -88,28 +88,28 @@ def divisors(model: ModelFacts, limit: int) -> list[int]:
     ]
 
 
-def wanted_length(model: ModelFacts, wishes: Wishes) -> int:
+def wanted_length(model: ModelFacts, request: PlanRequest) -> int:
     """Return the least length that a plan must offer: the wish, at most the model's own."""
-    return wishes.max_model_len or min(wishes.context, model.max_model_len)
+    return request.max_model_len or min(request.context, model.max_model_len)
 
 
-def every_candidate(model: ModelFacts, hardware: Hardware, wishes: Wishes) -> list[Candidate]:
+def every_candidate(model: ModelFacts, hardware: Hardware, request: PlanRequest) -> list[Candidate]:
     """Return all that can be tried: best precision first, in it the larger batch, in that bfloat16 before float32."""
     found: list[Candidate] = []
-    for checkpoint in checkpoints(model, wishes):
+    for checkpoint in checkpoints(model, request):
         if not hardware.gpus:
-            candidate = cpu_candidate(model, checkpoint, wishes)
+            candidate = cpu_candidate(model, checkpoint, request)
             if candidate is not None and host_bytes_needed(candidate) <= host_bytes(hardware):
                 found.append(candidate)
             continue
         by_compute: dict[Compute, list[Gpu]] = {}
         for gpu in hardware.gpus:
-            compute = gpu_compute(gpu, checkpoint, wishes)
+            compute = gpu_compute(gpu, checkpoint, request)
             if compute is not None:
                 by_compute.setdefault(compute, []).append(gpu)
-        for batch in batches(wishes):
+        for batch in batches(request):
             for compute in sorted(by_compute, key=lambda item: item.size):
-                found.extend(candidates(model, checkpoint, compute, by_compute[compute], batch, wishes))
+                found.extend(candidates(model, checkpoint, compute, by_compute[compute], batch, request))
     return found
 
 
@@ -136,11 +136,11 @@ def host_bytes_needed(candidate: Candidate) -> int:
     return candidate.weights + candidate.kv_bytes + CPU_PROCESS_BYTES
 
 
-def batches(wishes: Wishes) -> list[Batch]:
+def batches(request: PlanRequest) -> list[Batch]:
     """Return the batches to try, with what the user fixed."""
     found = []
     for batch in BATCHES:
-        tokens, seqs = wishes.max_num_batched_tokens, wishes.max_num_seqs
+        tokens, seqs = request.max_num_batched_tokens, request.max_num_seqs
         # vLLM refuses a batch with fewer tokens than sequences.
         new = Batch(
             tokens or max(batch.max_num_batched_tokens, seqs or 0),
@@ -157,7 +157,7 @@ def candidates(
     compute: Compute,
     gpus: Sequence[Gpu],
     batch: Batch,
-    wishes: Wishes,
+    request: PlanRequest,
 ) -> Iterator[Candidate]:
     """Yield every layout over the GPUs, also those in which nothing fits (their `longest` is 0)."""
     kinds: dict[object, list[Gpu]] = {}
@@ -171,16 +171,16 @@ def candidates(
         ranked = sorted(members, key=budget, reverse=True)
         # A process sees one MIG slice only, so slices cannot share a model.
         limit = 1 if ranked[0].mig else len(ranked)
-        fixed = wishes.tensor_parallel_size
+        fixed = request.tensor_parallel_size
         for tensor in divisors(model, limit) if fixed is None else [fixed]:
             most = limit // tensor
-            if wishes.data_parallel_size is not None:
-                copies: Sequence[int] = [wishes.data_parallel_size] if wishes.data_parallel_size <= most else []
+            if request.data_parallel_size is not None:
+                copies: Sequence[int] = [request.data_parallel_size] if request.data_parallel_size <= most else []
             else:
                 copies = range(1, (min(most, 1) if fixed is not None else most) + 1)
             for data in copies:
                 used = tuple(ranked[: tensor * data])
-                yield _candidate(model, checkpoint, compute, used, tensor, data, batch, wishes)
+                yield _candidate(model, checkpoint, compute, used, tensor, data, batch, request)
 
 
 def choose(fitting: Sequence[Candidate], tokens: int) -> Candidate:
@@ -202,31 +202,31 @@ def choose(fitting: Sequence[Candidate], tokens: int) -> Candidate:
     return min(worth, key=lambda candidate: (candidate.tensor_parallel, -candidate.concurrency(tokens)))
 
 
-def cpu_candidate(model: ModelFacts, checkpoint: Checkpoint, wishes: Wishes) -> Candidate | None:
+def cpu_candidate(model: ModelFacts, checkpoint: Checkpoint, request: PlanRequest) -> Candidate | None:
     """Return the one layout of the CPU engine: blocks of 128 tokens, no asynchronous scheduling, a fixed KV cache.
 
     None for quantised weights, which it does not run. Source: `vllm/platforms/cpu.py`, `check_and_update_config`;
     `vllm/v1/worker/cpu_worker.py`, `determine_available_memory`.
     """
-    compute = cpu_compute(checkpoint, wishes)
+    compute = cpu_compute(checkpoint, request)
     if compute is None:
         return None
     batch = Batch(
-        wishes.max_num_batched_tokens or max(CPU_BATCH.max_num_batched_tokens, wishes.max_num_seqs or 0),
-        wishes.max_num_seqs or CPU_BATCH.max_num_seqs,
+        request.max_num_batched_tokens or max(CPU_BATCH.max_num_batched_tokens, request.max_num_seqs or 0),
+        request.max_num_seqs or CPU_BATCH.max_num_seqs,
     )
     layout = kv_layout(
         model,
-        value_bytes=KV_BYTES.get(wishes.kv_cache_dtype, compute.size),
-        block_tokens=wishes.block_size or CPU_BLOCK_TOKENS,
+        value_bytes=KV_BYTES.get(request.kv_cache_dtype, compute.size),
+        block_tokens=request.block_size or CPU_BLOCK_TOKENS,
         max_num_batched_tokens=batch.max_num_batched_tokens,
         concurrent_batches=1,
-        hybrid=wishes.hybrid,
+        hybrid=request.hybrid,
     )
-    space = wishes.kv_cache_bytes or wishes.cpu_kv_bytes or CPU_KV_BYTES
-    weights = weights_bytes(_loaded(model, checkpoint, compute, wishes), 1)
-    activations = activation_bytes(model, batch, images=not wishes.text_only, eager=True, size=compute.size)
-    longest = layout.longest(space, wishes.max_model_len or model.max_model_len)
+    space = request.kv_cache_bytes or request.cpu_kv_bytes or CPU_KV_BYTES
+    weights = weights_bytes(_loaded(model, checkpoint, compute, request), 1)
+    activations = activation_bytes(model, batch, images=not request.text_only, eager=True, size=compute.size)
+    longest = layout.longest(space, request.max_model_len or model.max_model_len)
     return Candidate(checkpoint, compute, (), 1, 1, batch, 0.0, weights, activations, space, layout, longest)
 
 
@@ -267,38 +267,38 @@ def _candidate(
     tensor: int,
     data: int,
     batch: Batch,
-    wishes: Wishes,
+    request: PlanRequest,
 ) -> Candidate:
     layout = kv_layout(
         model,
         tensor_parallel=tensor,
-        value_bytes=KV_BYTES.get(wishes.kv_cache_dtype, compute.size),
-        block_tokens=wishes.block_size or CUDA_BLOCK_TOKENS,
+        value_bytes=KV_BYTES.get(request.kv_cache_dtype, compute.size),
+        block_tokens=request.block_size or CUDA_BLOCK_TOKENS,
         max_num_batched_tokens=batch.max_num_batched_tokens,
-        concurrent_batches=2 if wishes.async_scheduling else 1,
-        hybrid=wishes.hybrid,
+        concurrent_batches=2 if request.async_scheduling else 1,
+        hybrid=request.hybrid,
     )
-    weights = weights_bytes(_loaded(model, checkpoint, compute, wishes), tensor)
+    weights = weights_bytes(_loaded(model, checkpoint, compute, request), tensor)
     activations = activation_bytes(
         model,
         batch,
         tensor_parallel=tensor,
-        images=not wishes.text_only,
-        eager=wishes.enforce_eager,
+        images=not request.text_only,
+        eager=request.enforce_eager,
         size=compute.size,
     )
-    utilization = min(share(gpu, wishes.gpu_memory_utilization) for gpu in gpus)
+    utilization = min(share(gpu, request.gpu_memory_utilization) for gpu in gpus)
     left = min(math.ceil(gpu.total_bytes * utilization) for gpu in gpus) - weights - activations
-    if wishes.kv_cache_bytes is not None:  # vLLM takes exactly this, whatever the share says
+    if request.kv_cache_bytes is not None:  # vLLM takes exactly this, whatever the share says
         free = min(gpu.free_bytes for gpu in gpus) - weights - activations
-        left = wishes.kv_cache_bytes if wishes.kv_cache_bytes <= free else min(left, free)
-    longest = layout.longest(left - SLACK_BYTES, wishes.max_model_len or model.max_model_len)
+        left = request.kv_cache_bytes if request.kv_cache_bytes <= free else min(left, free)
+    longest = layout.longest(left - SLACK_BYTES, request.max_model_len or model.max_model_len)
     return Candidate(
         checkpoint, compute, gpus, tensor, data, batch, utilization, weights, activations, left, layout, longest
     )
 
 
-def _loaded(model: ModelFacts, checkpoint: Checkpoint, compute: Compute, wishes: Wishes) -> int:
+def _loaded(model: ModelFacts, checkpoint: Checkpoint, compute: Compute, request: PlanRequest) -> int:
     """Return the bytes that are loaded of a checkpoint: without the vision tower, wider if computed in float32."""
-    size = checkpoint.weight_bytes - (model.tower_bytes if wishes.text_only else 0)
+    size = checkpoint.weight_bytes - (model.tower_bytes if request.text_only else 0)
     return size * compute.size // 2 if checkpoint.precision == "bf16" else size

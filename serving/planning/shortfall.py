@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 
     from serving.hardware.gpu import Hardware
     from serving.model.facts import ModelFacts
-    from serving.planning.request import Wishes
+    from serving.planning.request import PlanRequest
     from serving.planning.search import Candidate
 
 
-def shortfall(model: ModelFacts, hardware: Hardware, wishes: Wishes, tried: Sequence[Candidate]) -> str:
+def shortfall(model: ModelFacts, hardware: Hardware, request: PlanRequest, tried: Sequence[Candidate]) -> str:
     """Return the sentence for a search that found nothing; `tried` is what it looked at."""
-    size = (wishes.tensor_parallel_size or 1) * (wishes.data_parallel_size or 1)
+    size = (request.tensor_parallel_size or 1) * (request.data_parallel_size or 1)
     if size > max(1, len(hardware.gpus)):
-        wish = wishes.words.name("tensor_parallel_size")
+        wish = request.words.name("tensor_parallel_size")
         return f"{model.name} was to use {size} GPUs ({wish} times copies), and there is {hardware}."
     if not hardware.gpus:
-        return _no_gpu(model, hardware, wishes)
+        return _no_gpu(model, hardware, request)
     if not tried:
-        return _unusable(model, hardware, wishes)
-    return _too_small(model, hardware, wishes, tried)
+        return _unusable(model, hardware, request)
+    return _too_small(model, hardware, request, tried)
 
 
-def _no_gpu(model: ModelFacts, hardware: Hardware, wishes: Wishes) -> str:
-    candidate = cpu_candidate(model, checkpoints(model, wishes)[0], wishes)
+def _no_gpu(model: ModelFacts, hardware: Hardware, request: PlanRequest) -> str:
+    candidate = cpu_candidate(model, checkpoints(model, request)[0], request)
     if candidate is None:
         return f"There is no GPU, and the CPU engine does not run the quantised weights of {model.name}."
     if host_bytes_needed(candidate) > host_bytes(hardware):
@@ -48,13 +48,13 @@ def _no_gpu(model: ModelFacts, hardware: Hardware, wishes: Wishes) -> str:
             f"GiB of host memory, of which {host_bytes(hardware) / GIB:.0f} GiB may be used."
         )
     return (
-        f"{model.name} does not fit the CPU engine with {wanted_length(model, wishes):,} tokens: one request needs "
-        f"{_need(candidate, wanted_length(model, wishes)):.2f} GiB of KV cache, and SERVE_KV_CACHE_SPACE_GIB gives "
+        f"{model.name} does not fit the CPU engine with {wanted_length(model, request):,} tokens: one request needs "
+        f"{_need(candidate, wanted_length(model, request)):.2f} GiB of KV cache, and SERVE_KV_CACHE_SPACE_GIB gives "
         f"{candidate.kv_bytes / GIB:.2f} GiB."
     )
 
 
-def _unusable(model: ModelFacts, hardware: Hardware, wishes: Wishes) -> str:
+def _unusable(model: ModelFacts, hardware: Hardware, request: PlanRequest) -> str:
     newest = max(hardware.gpus, key=lambda gpu: gpu.compute_capability or BF16_CAPABILITY)
     capability = newest.compute_capability or BF16_CAPABILITY
     said = f"{newest.name} has compute capability {capability[0]}.{capability[1]}"
@@ -67,20 +67,20 @@ def _unusable(model: ModelFacts, hardware: Hardware, wishes: Wishes) -> str:
         )
     if any(gpu.mig for gpu in hardware.gpus):
         return f"{model.name} cannot be spread over the slices of {hardware}: a process sees one MIG slice only."
-    return f"{wishes.words.name('dtype')}={wishes.dtype!r} does not go with the weights of {model.name}."
+    return f"{request.words.name('dtype')}={request.dtype!r} does not go with the weights of {model.name}."
 
 
-def _too_small(model: ModelFacts, hardware: Hardware, wishes: Wishes, tried: Sequence[Candidate]) -> str:
-    wanted = wanted_length(model, wishes)
+def _too_small(model: ModelFacts, hardware: Hardware, request: PlanRequest, tried: Sequence[Candidate]) -> str:
+    wanted = wanted_length(model, request)
     best = max(tried, key=lambda item: item.kv_bytes - item.layout.bytes(wanted))
     tightest = min(best.gpus, key=lambda gpu: gpu.free_bytes)
-    if best.utilization == 0 and wishes.gpu_memory_utilization is not None:
-        asked = wishes.gpu_memory_utilization * tightest.total_bytes
+    if best.utilization == 0 and request.gpu_memory_utilization is not None:
+        asked = request.gpu_memory_utilization * tightest.total_bytes
         most = max(0, math.floor(free_bytes(tightest) / tightest.total_bytes * 100)) / 100
         return (
-            f"{wishes.words.name('gpu_memory_utilization')}={wishes.gpu_memory_utilization} asks for {asked / GIB:.1f} "
-            f"GiB of {tightest.name}, of which vLLM would find {free_bytes(tightest) / GIB:.1f} GiB free when it "
-            f"starts: at most {most:.2f} can be asked for here."
+            f"{request.words.name('gpu_memory_utilization')}={request.gpu_memory_utilization} asks for "
+            f"{asked / GIB:.1f} GiB of {tightest.name}, of which vLLM would find {free_bytes(tightest) / GIB:.1f} GiB "
+            f"free when it starts: at most {most:.2f} can be asked for here."
         )
     each = " on each GPU" if best.tensor_parallel > 1 else ""
     how = best.precision

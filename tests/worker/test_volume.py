@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from serving.hardware.parse import parse_gpus
 from serving.model.resolve import resolve
-from serving.planning.plan import Wishes, make_plan
+from serving.planning.plan import PlanRequest, make_plan
 from serving.settings import ServeSettings
 from tests.support.worker import MODEL, platform_and_worker
 from worker.startup import use_weights
@@ -139,7 +139,7 @@ def test_offline_is_for_what_is_really_there(baked, cached, precision, gpus):
         serve = ServeSettings(_env_file=None, model=MODEL, precision=precision, gpus=gpus)
         said = use_weights(serve, Weights(folder / "volume", folder / "image"))
         checkpoint = make_plan(
-            resolve(MODEL), parse_gpus(gpus), Wishes.from_settings(serve)
+            resolve(MODEL), parse_gpus(gpus), PlanRequest.from_settings(serve)
         ).checkpoint  # as `prepare` plans
         if checkpoint is None:  # nothing fits
             assert said == ()

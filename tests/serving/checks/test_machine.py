@@ -8,7 +8,7 @@ from serving.checks import machine as machine_checks
 from serving.hardware.gpu import Gpu, Hardware, Process
 from serving.hardware.parse import parse_gpus
 from serving.model.gemma3 import FAMILY
-from serving.planning.plan import Wishes, make_plan
+from serving.planning.plan import PlanRequest, make_plan
 from serving.settings import ServeSettings
 from serving.units import GIB
 
@@ -75,7 +75,7 @@ def test_what_a_gpu_computes_and_who_holds_its_memory_are_said():
 
 
 def test_host_memory_must_hold_what_the_cpu_engine_loads():
-    plan = make_plan(FAMILY[4], parse_gpus(""), Wishes())
+    plan = make_plan(FAMILY[4], parse_gpus(""), PlanRequest())
     for size, status in ((2, "fail"), (16, "ok")):
         checks = machine_checks.memory(Hardware((), host_bytes=size * GIB), plan)
         assert statuses(checks)["host memory"] == status

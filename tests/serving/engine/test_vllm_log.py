@@ -5,7 +5,7 @@ import pytest
 from serving.engine.vllm_log import LoggedCapacity, compare_with_log, read_capacity
 from serving.hardware.parse import parse_gpus
 from serving.model.gemma3 import FAMILY
-from serving.planning.plan import Wishes, make_plan
+from serving.planning.plan import PlanRequest, make_plan
 
 ONE_LINE = (
     "(EngineCore pid=41) INFO 11-22 23:30:02 [kv_cache_utils.py:2326] GPU KV cache size: {tokens:,} tokens, "
@@ -22,7 +22,7 @@ TWO_LINES = (
 
 
 def planned(gpus="1x H100", **wishes):
-    return make_plan(FAMILY[0], parse_gpus(gpus), Wishes(**wishes))
+    return make_plan(FAMILY[0], parse_gpus(gpus), PlanRequest(**wishes))
 
 
 def test_one_line_and_two_are_read():

@@ -13,7 +13,7 @@ from serving.hardware import host, nvml, pci
 from serving.hardware.gpu import Hardware
 from serving.hardware.nvml import detect
 from serving.model.gemma3 import FAMILY
-from serving.planning.plan import Wishes, make_plan
+from serving.planning.plan import PlanRequest, make_plan
 from serving.units import GIB
 from tests.serving.hardware.nvml_stand_in import CALLS, Nvml, h100, slices
 
@@ -63,7 +63,7 @@ def box(monkeypatch, tmp_path):
 
 
 def environment(hardware, model=FAMILY[0], **wishes):
-    return plan_environment(make_plan(model, hardware, Wishes(**wishes)))
+    return plan_environment(make_plan(model, hardware, PlanRequest(**wishes)))
 
 
 def test_nvml_gives_what_a_program_sees_not_what_is_on_the_box(box):
@@ -171,7 +171,7 @@ def test_a_memory_that_nvml_does_not_tell_is_the_hosts(box, name, capability):
     assert gpu.unified
     assert gpu.total_bytes / GIB == pytest.approx(121.6, abs=0.1)
     assert gpu.free_bytes / GIB == pytest.approx(115, abs=0.1)
-    plan = make_plan(FAMILY[0], hardware, Wishes())
+    plan = make_plan(FAMILY[0], hardware, PlanRequest())
     assert plan.fits
     share = plan.gpu_memory_utilization
     assert gpu.free_bytes - share * gpu.total_bytes >= 16 * GIB
@@ -312,4 +312,4 @@ def test_whatever_nvml_answers_is_hardware_or_a_sentence(tmp_path_factory, gpus,
         assert gpu.id
     if gpus and not stumbles and not hardware.gpus:
         assert hardware.problem
-    assert make_plan(FAMILY[3], replace(hardware, host_bytes=64 * GIB), Wishes()).reason
+    assert make_plan(FAMILY[3], replace(hardware, host_bytes=64 * GIB), PlanRequest()).reason

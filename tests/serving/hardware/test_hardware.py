@@ -9,7 +9,7 @@ from serving.hardware.catalog import KNOWN_GPUS
 from serving.hardware.gpu import Hardware
 from serving.hardware.parse import parse_gpus
 from serving.model.gemma3 import FAMILY
-from serving.planning.plan import Wishes, make_plan
+from serving.planning.plan import PlanRequest, make_plan
 from serving.planning.search import share
 from serving.units import GIB
 
@@ -173,7 +173,7 @@ def test_any_text_is_read_or_refused_in_one_sentence(text):
     except ConfigurationError as error:
         refusal = str(error)
     if refusal is None:
-        assert make_plan(FAMILY[0], hardware, Wishes()).reason
+        assert make_plan(FAMILY[0], hardware, PlanRequest()).reason
     else:
         assert "is not allowed" in refusal
         assert len(refusal.splitlines()) == 1

@@ -8,7 +8,7 @@ from serving.errors import ConfigurationError
 from serving.hardware.parse import parse_gpus
 from serving.model.gemma3 import FAMILY, QUANTISED_27B
 from serving.model.resolve import resolve
-from serving.planning.plan import Wishes, make_plan
+from serving.planning.plan import PlanRequest, make_plan
 
 LLAMA = {
     "model_type": "llama",
@@ -50,7 +50,7 @@ def test_a_plain_model_is_read_from_its_folder(tmp_path):
     facts = resolve(folder(tmp_path, LLAMA, **{"model-00001-of-00001": 16_060_000_000}))
     assert (facts.full_layers, facts.sliding_layers, facts.head_dim, facts.kv_heads) == (32, 0, 128, 8)
     assert facts.checkpoints[0].weight_bytes == 16_060_000_000
-    assert make_plan(facts, parse_gpus("1x L40S"), Wishes()).max_model_len == 131_072
+    assert make_plan(facts, parse_gpus("1x L40S"), PlanRequest()).max_model_len == 131_072
 
 
 def test_without_its_weights_their_size_is_computed(tmp_path):

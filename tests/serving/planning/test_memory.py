@@ -9,7 +9,7 @@ from serving.model.facts import ModelFacts
 from serving.model.gemma3 import FAMILY, QUANTISED_27B, shipped
 from serving.planning.kv_cache import kv_layout
 from serving.planning.memory import Batch, activation_bytes, weights_bytes
-from serving.planning.plan import Wishes, make_plan
+from serving.planning.plan import PlanRequest, make_plan
 from serving.units import GIB
 from tests.serving.planning.public_logs import LOGS
 
@@ -38,7 +38,7 @@ def test_weights_take_what_a_log_says(log):
 
 
 def wishes(log, **more):
-    return Wishes(
+    return PlanRequest(
         gpu_memory_utilization=log.utilization,
         tensor_parallel_size=log.gpus,
         max_num_batched_tokens=log.batched_tokens,

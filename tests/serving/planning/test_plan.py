@@ -11,14 +11,14 @@ from serving.errors import ConfigurationError
 from serving.hardware.gpu import Gpu, Hardware
 from serving.hardware.parse import parse_gpus
 from serving.model.gemma3 import FAMILY, shipped
-from serving.planning.plan import Wishes, make_plan
+from serving.planning.plan import PlanRequest, make_plan
 from serving.units import GIB
 
 GEMMA_27B = FAMILY[0]
 
 
 def plan(gpus, model=GEMMA_27B, **wishes):
-    return make_plan(model, parse_gpus(gpus), Wishes(**wishes))
+    return make_plan(model, parse_gpus(gpus), PlanRequest(**wishes))
 
 
 def argument(found, name):
@@ -285,7 +285,7 @@ def test_any_box_gets_a_plan_or_a_reason():
         total = int(size * GIB)
         gpu = Gpu("GPU", total, int(total * free), capability)
         for model in (GEMMA_27B, FAMILY[3]):
-            found = make_plan(model, Hardware((gpu,) * count, source="given"), Wishes())
+            found = make_plan(model, Hardware((gpu,) * count, source="given"), PlanRequest())
             assert found.reason
             if not found.fits:
                 continue
