@@ -82,11 +82,14 @@ soak-worker: setup ## run 20,000 jobs through the RunPod worker: memory flat (1 
 soak: setup ## run 100,000 short streams over one client: memory flat, no connection left open (5 minutes)
 	@$(PY) -m tests.bench.client_soak
 
+# Tests without vLLM share the cores; the engines, which take all of them, come one after the other.
+FAST = $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "not engine and not slow"
+
 test: setup setup-engine ## run all tests but the slow ones, the real vLLM included
-	@$(PY) -m pytest -m "not slow"
+	@$(FAST) && $(PY) -m pytest -m "engine and not slow"
 
 test-fast: setup ## run the tests that need no vLLM
-	@$(PY) -m pytest -m "not engine and not slow"
+	@$(FAST)
 
 # What builds the image in a test; where it is missing, that is said before and after.
 NO_BUILDER = $(if $(and $(shell command -v buildah),$(shell command -v crun),$(shell command -v mmdebstrap)),,yes)
@@ -96,7 +99,7 @@ test-slow: setup setup-engine ## run all tests
 	@$(if $(NO_BUILDER),$(NOT_BUILT)) $(PY) -m pytest $(if $(NO_BUILDER),-m "not image"); status=$$?; $(if $(NO_BUILDER),$(NOT_BUILT)) exit $$status
 
 lint: setup ## check style and types
-	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy client serving runpod/*.py runpod/worker runpod/deployment runpod/emulation
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy client serving runpod/*.py runpod/worker runpod/deployment runpod/emulation tests
 	@PYTHONPATH=.:runpod .venv/bin/lint-imports --no-logo
 
 generated: setup ## write what is made from the code: .env.example, tables, plans, the Hub's files, versions

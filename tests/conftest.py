@@ -19,7 +19,6 @@ def smollm(tmp_path_factory):
     """`make serve` as on a machine without a GPU and without any setting but a key; the log is in `server.log`."""
     log = tmp_path_factory.mktemp("smollm") / "vllm.log"
     server = Serve({"SERVE_API_KEY": API_KEY, "SERVE_LOG_FILE": str(log)})
-    server.log, server.key = log, API_KEY
     try:
         server.wait_for("  ask ")
         yield server
@@ -32,7 +31,6 @@ def gemma_270m(tmp_path_factory):
     """Gemma 3 270M, which has Gemma 3's architecture, served with tools on; the log is in `server.log`."""
     log = tmp_path_factory.mktemp("gemma") / "vllm.log"
     server = Serve({"SERVE_MODEL": "tryout-gemma-3-270m", "SERVE_LOG_FILE": str(log)})
-    server.log = log
     try:
         server.wait_for("  ask ")
         yield server

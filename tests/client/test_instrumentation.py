@@ -51,7 +51,7 @@ async def test_they_see_the_same(
     server: FakeOpenAI, make: Callable[..., LLMClient], spans: Callable[[], list[Any]]
 ) -> None:
     async with AsyncOpenAI(base_url=server.base_url, api_key=KEY) as plain:
-        stream = await plain.chat.completions.create(
+        stream = await plain.chat.completions.create(  # type: ignore[call-overload]
             model="fake",
             messages=PROMPT,  # type: ignore[arg-type]
             max_tokens=5,

@@ -65,14 +65,22 @@ async def test_the_number_of_retries_is_bounded(server: FakeOpenAI, make: Make) 
         reply(200, {"error": {"message": "x", "code": 503}}),
         stream_bytes(b"", cut=True),
         events(piece("Hel"), done=False),
-        stall,
     ],
 )
 async def test_not_sent_again(server: FakeOpenAI, make: Make, respond: Respond) -> None:
     server.script(respond)
     with pytest.raises(LLMError):
-        await make(max_retries=2, first_token_timeout=0.3).generate(HELLO)
+        await make(max_retries=2).generate(HELLO)
     assert len(server.requests) == 1
+
+
+async def test_a_server_that_took_the_request_and_is_silent_is_not_asked_again(server: FakeOpenAI, make: Make) -> None:
+    client = make(max_retries=2, first_token_timeout=1.0)
+    await client.generate(HELLO)  # connects
+    server.script(stall)
+    with pytest.raises(LLMError):
+        await client.generate(HELLO)
+    assert len(server.requests) == 2
 
 
 async def test_retry_after_is_heeded(server: FakeOpenAI, make: Make) -> None:

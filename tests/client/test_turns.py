@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -48,10 +49,14 @@ def strictly(messages: Messages) -> str:
     return shown
 
 
-def by_our_template(messages: Messages) -> str:
+@functools.cache
+def our_template() -> jinja2.Template:
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((ROOT / "serving/vllm_side/templates/gemma3.jinja").read_text())
-    return template.render(messages=messages, bos_token="", add_generation_prompt=False)
+    return environment.from_string((ROOT / "serving/vllm_side/templates/gemma3.jinja").read_text())
+
+
+def by_our_template(messages: Messages) -> str:
+    return our_template().render(messages=messages, bos_token="", add_generation_prompt=False)
 
 
 @st.composite

@@ -13,12 +13,15 @@ import json
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from jsonschema import Draft202012Validator
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Json = dict[str, Any]
 
@@ -95,7 +98,7 @@ class FakeRunpod:
         self.gpus = [gpu_type(*gpu) for gpu in GPUS]
         self.failures: list[Failure] = []
         self.requests: list[tuple[str, str, Any]] = []
-        self.boot = BOOT
+        self.boot: Sequence[Json | tuple[Json, ...]] = BOOT
         self.log = [f"line {number}" for number in range(3)]
         self.answer = "Paris"
         self.saved: list[Json] = []
@@ -369,7 +372,7 @@ class FakeRunpod:
             jobs = {"completed": 1, "failed": 0, "inProgress": 0, "inQueue": 1, "retried": 0}
             return web.json_response({"jobs": jobs, "workers": {"idle": 1, "running": 0}})
         if way.endswith("v1/chat/completions"):
-            return await self._chat(request, body)
+            return await self._chat(request, body or {})
         if way == "ping":
             return web.json_response({})
         return web.json_response({"error": f"no such route {way}"}, status=404)
@@ -477,7 +480,7 @@ def _diff(old: Json, new: Json) -> list[Json]:
         if name in ("workers", "gpu") and before != after:
             diff += [
                 {"field": f"{name}.{part}", "old": before.get(part), "new": after.get(part)}
-                for part in sorted({*before, *after})
+                for part in sorted(before.keys() | after.keys())
                 if before.get(part) != after.get(part)
             ]
         elif before != after:

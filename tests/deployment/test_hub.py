@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,7 @@ def test_there_is_a_preset_for_every_pool_that_fits():
 
 
 def test_every_input_has_the_type_of_its_default():
-    kinds = {"number": (int, float), "boolean": bool, "string": str}
+    kinds: dict[str, Any] = {"number": (int, float), "boolean": bool, "string": str}
     inputs = {entry["key"]: entry["input"] for entry in HUB["config"]["env"] if "input" in entry}
 
     for key, item in inputs.items():

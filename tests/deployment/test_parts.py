@@ -8,6 +8,7 @@ import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from deployment import rest_api as runpod_api
 from deployment.answers import GpuType
@@ -98,7 +99,7 @@ def test_a_changed_secret_is_a_change_that_shows_neither():
 
 
 def test_settings_keep_the_key_out_of_their_repr():
-    assert "rpa_secret" not in repr(DeploySettings(api_key="rpa_secret"))
+    assert "rpa_secret" not in repr(DeploySettings(api_key=SecretStr("rpa_secret")))
 
 
 def test_a_create_that_may_still_be_worked_on_is_not_repeated(runpod, monkeypatch):

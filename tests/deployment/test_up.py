@@ -130,7 +130,7 @@ def test_no_secret_is_shown_anywhere(deploy, runpod):
         "WORKER_UPLOAD_TOKEN": "tok-of-the-worker-987",
         "HF_TOKEN": "hf_0123456789abcdef",
     }
-    runpod.failures.append(Failure("POST", "/serverless", status=422, errors=[f"env: {' '.join(secrets.values())}"]))
+    runpod.failures.append(Failure("POST", "/serverless", status=422, errors=(f"env: {' '.join(secrets.values())}",)))
     for command in (UP, ("up", "--dry-run"), (*UP, "--json"), ("plan", "--json"), ("plan",), ("status", "--json")):
         ran = deploy(*command, **secrets)
         assert ran.text

@@ -134,7 +134,7 @@ async def test_the_jobs_of_a_vanished_worker_go_to_another(tmp_path):
         first.close()
         platform.workers.taking.clear()
         first_env = platform.worker_env
-        platform.worker_env = lambda: first_env("worker-2")
+        platform.worker_env = lambda worker="worker-2": first_env(worker)
         async with running_worker(platform, tmp_path / "two"):
             assert await job.finish(20)
         assert (job.status, job.worker) == ("COMPLETED", "worker-2")

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
@@ -121,11 +122,14 @@ def shown(*arguments: str) -> str:
 def parts(**made: Callable[[], str]) -> Callable[[str], str]:
     """Return what writes the parts of a page anew; `made` maps their names (`_` for a space) to their text."""
 
+    def _between(text: str, mark: re.Match[str]) -> str:
+        return f"{mark[1]}{text}\n{mark[2]}"
+
     def write(page: str) -> str:
         for name, make in made.items():
             marked = name.replace("__", " ")
             pattern = rf"(<!-- {marked}: begin[^>]*-->\n).*?(<!-- {marked}: end -->)"
-            page, count = re.subn(pattern, lambda m, made=make: f"{m[1]}{made()}\n{m[2]}", page, flags=re.DOTALL)
+            page, count = re.subn(pattern, functools.partial(_between, make()), page, flags=re.DOTALL)
             if count != 1:
                 raise ValueError(f"a page must have one part {marked!r}, and has {count}")
         return page
@@ -135,6 +139,9 @@ def parts(**made: Callable[[], str]) -> Callable[[str], str]:
 
 def replaced(pattern: str, text: Callable[[], str]) -> Callable[[str], str]:
     """Return what puts `text` in the place of the one match of `pattern`'s group."""
+
+    def _between(text: str, mark: re.Match[str]) -> str:
+        return f"{mark[1]}{text}\n{mark[2]}"
 
     def write(page: str) -> str:
         new, count = re.subn(pattern, lambda m: m[0].replace(m[1], text()), page)

@@ -32,7 +32,7 @@ PAUSES = {"TOO_MANY_S": 0.02, "ERROR_S": 0.02, "EMPTY_S": 0.01, "LAST_TAKE_S": 0
 def addressed_to(platform: Emulator) -> Any:
     """Let the SDK's modules, which read the environment when they are imported, call `platform`."""
     with mock.patch.dict(os.environ, platform.worker_env()):
-        from runpod.serverless.modules import rp_http, rp_job
+        from runpod.serverless.modules import rp_http, rp_job  # type: ignore[import-untyped]
     env = platform.worker_env("in-process")
     worker = env["RUNPOD_POD_ID"]
     with (

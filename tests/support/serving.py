@@ -40,9 +40,12 @@ class Serve:
     command: tuple[str, ...] = ("make", "serve")
     port: int = field(default_factory=free_port)
     output: list[str] = field(default_factory=list)
+    log: Path = Path()  # SERVE_LOG_FILE and SERVE_API_KEY, where the settings name them
+    key: str = ""
 
     def __post_init__(self) -> None:
         """Start it."""
+        self.log, self.key = Path(self.settings.get("SERVE_LOG_FILE", "")), self.settings.get("SERVE_API_KEY", "")
         environment = clean_environment(SERVE_PORT=str(self.port), **self.settings)
         self.process = subprocess.Popen(
             self.command,

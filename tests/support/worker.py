@@ -115,7 +115,7 @@ async def platform_and_worker(
     folder: Path, rules: Rules | None = None, **settings: str
 ) -> AsyncIterator[tuple[Emulator, Worker]]:
     """Run an emulated platform and one worker."""
-    async with Emulator(rules) as platform, running_worker(platform, folder, **settings) as worker:
+    async with Emulator(rules) as platform, running_worker(platform, folder, ready=True, **settings) as worker:
         yield platform, worker
 
 

@@ -65,7 +65,7 @@ def check_completed(job, number):
 def check_failed(job, number):
     """Check that a job failed with an error that says to send it again, and that its reader can see that it is cut."""
     assert job.status == "FAILED", job.view()
-    assert json.loads(job.error)["error"]["code"] in (502, 503)
+    assert json.loads(job.error or "")["error"]["code"] in (502, 503)
     said, error, done = texts([chunk for chunk in job.chunks if isinstance(chunk, str)])
     assert error or not done or said == "".join(words(number))
 
@@ -147,7 +147,7 @@ async def test_a_chunk_that_is_refused_for_too_long_fails_its_job():
     async with looping(Rules(hold=0.1, accidents=always)) as loop:
         job = await loop.submit(chat())
         assert await job.finish(10)
-        assert json.loads(job.error)["error"]["code"] == 503
+        assert json.loads(job.error or "")["error"]["code"] == 503
         assert "HTTP 429" in job.error
 
 
@@ -155,7 +155,7 @@ async def test_a_result_that_is_refused_gives_way_to_an_error():
     async with looping(Rules(hold=0.1, accidents=scripted({"done": [Accident("status", 413)]}))) as loop:
         job = await loop.submit(chat(stream=False))
         assert await job.finish(10)
-        assert json.loads(job.error)["error"]["code"] == 502
+        assert json.loads(job.error or "")["error"]["code"] == 502
 
 
 async def test_a_result_for_a_job_that_is_gone_is_not_repeated():

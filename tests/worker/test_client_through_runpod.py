@@ -1,5 +1,7 @@
 """The bundled client through the platform's /openai path to the worker: what vLLM said is what the caller gets."""
 
+from typing import Any
+
 import aiohttp
 import openai
 import pytest
@@ -16,7 +18,7 @@ from tests.support.worker import MODEL
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
 KINDS = {400: BadRequestError, 404: ModelNotFoundError, 429: RateLimitedError, 500: ServerError}
 
 

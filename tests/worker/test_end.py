@@ -171,7 +171,7 @@ async def test_a_bad_setting_is_one_sentence_and_status_2(tmp_path, name, value)
 
 async def test_without_a_platform_it_says_how_to_try_it(tmp_path):
     async with Emulator() as platform:
-        platform.worker_env = dict
+        platform.worker_env = lambda worker="": {}
         async with running_worker(platform, tmp_path, ready=False) as worker:
             assert await worker.exit_status() == 2
             (line,) = worker.log.splitlines()

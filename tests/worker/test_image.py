@@ -129,7 +129,7 @@ def test_the_worker_is_not_root_and_gets_its_byte_code_from_the_build():
 
 def test_the_pinned_uv_is_the_one_that_runs():
     (step,) = [run for run in values("RUN") if "from=uv" in run]
-    target = re.search(r"target=(\S+)", step)[1]
+    (target,) = re.findall(r"target=(\S+)", step)
     assert re.findall(r"(\S*uv) (?:venv|pip)", step) == [target, target]
 
 

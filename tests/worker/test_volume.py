@@ -136,7 +136,7 @@ def test_offline_is_for_what_is_really_there(baked, cached, precision, gpus):
         for hub, models in ((folder / "image", baked), (folder / "volume" / HUB, cached)):
             for model in models:
                 cache_model(hub, model)
-        serve = ServeSettings(_env_file=None, model=MODEL, precision=precision, gpus=gpus)
+        serve = ServeSettings(_env_file=None, model=MODEL, precision=precision, gpus=gpus)  # type: ignore[call-arg]
         said = use_weights(serve, Weights(folder / "volume", folder / "image"))
         checkpoint = make_plan(
             resolve(MODEL), parse_gpus(gpus), PlanRequest.from_settings(serve)

@@ -17,8 +17,16 @@ METRICS = (ROOT / "tests" / "serving" / "engine" / "metrics-0.32.txt").read_text
 KEY = "a-key-for-status"
 
 
+class StandIn(ThreadingHTTPServer):
+    """A server that answers each path as `script` says, a status and a body; and all but /health with `key` alone."""
+
+    script: dict[str, tuple[int, str]]
+    url: str
+    key: str | None = None
+
+
 class Answers(BaseHTTPRequestHandler):
-    """Answers each path as `server.script` says: a status and a body."""
+    server: StandIn
 
     def do_GET(self):
         asked = self.headers.get("Authorization")
@@ -37,8 +45,7 @@ class Answers(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server():
-    made = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    made.key = None
+    made = StandIn(("127.0.0.1", 0), Answers)
     models = json.dumps({"data": [{"id": "gemma\x1b]0;owned\x07"}]})
     made.script = {"/health": (200, ""), "/metrics": (200, METRICS), "/v1/models": (200, models)}
     made.url = f"http://127.0.0.1:{made.server_port}"

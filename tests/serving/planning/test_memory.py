@@ -51,6 +51,7 @@ def wishes(log, **more):
 def planned(log, **more):
     box = parse_gpus(f"{log.gpus}x {log.total_gib}GiB sm90")
     model = shipped(log.checkpoint)
+    assert model is not None
     return make_plan(replace(model, checkpoints=model.checkpoints[:1]), box, wishes(log, **more))
 
 

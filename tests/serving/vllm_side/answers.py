@@ -1,6 +1,8 @@
 """Answers of a model that was given tools, and what is text and what is a call in them. Plain data: needs nothing."""
 
-TOOLS = [
+from typing import Any
+
+TOOLS: list[dict[str, Any]] = [
     {
         "type": "function",
         "function": {

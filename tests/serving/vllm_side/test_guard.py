@@ -28,6 +28,7 @@ async def application(scope, receive, send):
 
 def load_guard():
     spec = importlib.util.spec_from_file_location("api_key_guard", GUARD)
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -39,6 +39,7 @@ async def application(scope, receive, send):
 
 def load():
     spec = importlib.util.spec_from_file_location("tools_off", MIDDLEWARE)
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
