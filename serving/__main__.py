@@ -17,6 +17,7 @@ COMMANDS = {
     "explain": ("serving.commands.explain", "say why vLLM failed, from its log (a file, or stdin)"),
     "doctor": ("serving.commands.doctor", "check every precondition of `serve`"),
     "status": ("serving.commands.status", "say what a running server does now, here or elsewhere"),
+    "key": ("serving.commands.key", "make, list and remove keys with names and limits"),
     "export": (
         "serving.commands.export.command",
         "write the same deployment for other engines: Helm, SkyPilot, vllm-router, systemd",

@@ -7,6 +7,7 @@ the model's name, the port and the key.
 from __future__ import annotations
 
 import ipaddress
+import secrets
 import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -66,6 +67,12 @@ class ServeSettings(Variables):
         None,
         "printable ASCII without spaces",
         "key that callers must send; unset: `LLM_API_KEY` unless that is `EMPTY`",
+    )
+    api_keys_file: UserPath | None = setting(
+        None,
+        "a file's path",
+        "file of keys with names, each with its limits, made by `python -m serving key add NAME`; read again when it "
+        "changes",
     )
     allow_open: bool = setting(
         False, "0 or 1", "`1` allows an address other than loopback without a key (everybody who reaches it may use it)"
@@ -162,6 +169,9 @@ class ServeSettings(Variables):
         key = values.get("LLM_API_KEY") or values.get("llm_api_key")
         if key not in (None, "", "EMPTY") and values.get("api_key") is None:
             values = {**values, "api_key": key}
+        if values.get("api_keys_file") is not None and values.get("api_key") is None:
+            # The supervisor asks the server questions too, and the file holds no key that could be sent.
+            values = {**values, "api_key": secrets.token_urlsafe(32)}
         return values
 
     @model_validator(mode="after")

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 
 from serving.checks.check import Check
 from serving.errors import ConfigurationError
+from serving.vllm_side.middleware.api_keys import parse
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from serving.settings import ServeSettings
 
 
@@ -26,6 +29,22 @@ def callers(settings: ServeSettings) -> Check:
         refuse_open_server(settings)
     except ConfigurationError as error:
         return Check.failed("callers", error, "SERVE_API_KEY=... make serve")
+    if settings.api_keys_file is not None and (problem := _keys_problem(settings.api_keys_file)):
+        return Check.failed("callers", problem, "python -m serving key add NAME")
     where = "this machine" if settings.loopback else f"whoever reaches {settings.host}"
     key = " with the key" if settings.api_key else ""
     return Check("callers", "ok", f"{where} may ask{key}")
+
+
+def _keys_problem(file: Path) -> ConfigurationError | None:
+    """Return what keeps the file of keys from being read as it is meant."""
+    said = f"SERVE_API_KEYS_FILE={str(file)!r}"
+    try:
+        _, problems = parse(file.read_text("utf-8"))
+    except FileNotFoundError:
+        return ConfigurationError(f"{said} is not there: `python -m serving key add NAME` makes it.")
+    except (OSError, UnicodeDecodeError) as error:
+        return ConfigurationError(f"{said} cannot be read: {error}.")
+    if problems:
+        return ConfigurationError(f"{said}: {problems[0]}. `python -m serving key add NAME` writes such lines.")
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -95,6 +96,8 @@ def build(
     if settings.api_key:
         middleware.append("api_key_guard.ApiKeyGuard")
         env["VLLM_API_KEY"] = settings.api_key.get_secret_value()
+        if settings.api_keys_file is not None:
+            env |= _named_keys(settings.api_keys_file, settings.cache_dir)
     for name in middleware:
         args += ["--middleware", name]
         env["PYTHONPATH"] = os.pathsep.join(str(VLLM_SIDE / folder) for folder in folders)
@@ -154,6 +157,13 @@ def plan_environment(plan: Plan) -> dict[str, str]:
     if plan.kv_cache_bytes is not None and plan.kv_cache_bytes % GIB == 0:
         return {"VLLM_CPU_KVCACHE_SPACE": str(plan.kv_cache_bytes // GIB)}
     return {}
+
+
+def _named_keys(file: Path, cache: Path) -> dict[str, str]:
+    """Return where the guard finds the keys with names, and where all that share the file count their requests."""
+    file = file.absolute()
+    counts = cache.absolute() / "keys" / hashlib.sha256(str(file).encode()).hexdigest()[:16]
+    return {"SERVE_API_KEYS_FILE": str(file), "SERVE_API_KEYS_STATE": str(counts)}
 
 
 def _vllm_level(chosen: str) -> str:

@@ -25,6 +25,8 @@ NAME = "gemma-vllm-kit"
 MOUNT = f"/etc/{NAME}"
 # The environment variables that hold secrets; they are named in what is written, and never filled in.
 SECRETS = ("VLLM_API_KEY", "HF_TOKEN")
+# What points to files of this machine: the guard, and what it reads.
+ONLY_HERE = ("PYTHONPATH", "SERVE_API_KEYS_FILE", "SERVE_API_KEYS_STATE")
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Deployment:
     @property
     def env(self) -> dict[str, str]:
         """Return the engine's environment without secrets, and without what only this checkout has."""
-        return {name: value for name, value in self.command.env.items() if name not in (*SECRETS, "PYTHONPATH")}
+        return {name: value for name, value in self.command.env.items() if name not in (*SECRETS, *ONLY_HERE)}
 
     @property
     def gpus(self) -> int:

@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from serving.checks.settings import refuse_open_server
-from serving.commands.export.deployment import MOUNT, NAME, SECRETS, deployment
+from serving.commands.export.deployment import MOUNT, NAME, ONLY_HERE, SECRETS, deployment
 from serving.engine.process import EXIT_MARGIN_S
 from serving.engine.program import ROOT, find_engine
 from serving.errors import ConfigurationError
@@ -27,9 +27,7 @@ def systemd(args: argparse.Namespace) -> str:
         raise ConfigurationError(f"--user {user!r} is not allowed: it must be a user's name.")
     made = deployment(args.gpus, host=None, program=find_engine(ServeSettings.load().engine).resolve())
     refuse_open_server(made.settings)
-    env = dict(made.env)
-    if "PYTHONPATH" in made.command.env:
-        env["PYTHONPATH"] = made.command.env["PYTHONPATH"]
+    env = made.env | {name: value for name, value in made.command.env.items() if name in ONLY_HERE}
     secrets = [name for name in SECRETS if name in made.command.env or name == "HF_TOKEN"]
     lines = (
         f"# /etc/systemd/system/{NAME}.service",

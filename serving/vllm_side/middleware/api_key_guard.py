@@ -1,16 +1,22 @@
-"""Ask for the API key on every route of vLLM, not only on some.
+"""Ask for an API key on every route of vLLM, not only on some.
 
 vLLM's own check covers `/v1`, `/v2`, `/inference` and `/cohere`; `/invocations` (full inference), `/metrics`,
 `/tokenize` and others stay open. vLLM imports this file inside its own environment (`--middleware
-api_key_guard.ApiKeyGuard`, with this folder on PYTHONPATH), so it needs nothing but the standard library.
+api_key_guard.ApiKeyGuard`, with this folder on PYTHONPATH), so it needs nothing but the standard library; where there
+is prometheus_client, requests are counted by key for `/metrics`.
 """
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import hmac
+import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from api_key_limits import Limits, Refusal
+from api_keys import Key, KeyFile, digest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
@@ -25,54 +31,114 @@ OPEN_PATHS = frozenset({"/health", "/ping"})
 PAGE_PATHS = frozenset(
     {"/", "/ui/page.css", "/ui/page.js", "/ui/chat.js", "/ui/watch.js", "/ui/metrics.js", "/ui/icon.svg"}
 )
-REFUSAL = (
-    b'{"error": {"message": "Missing or wrong API key: send it as \'Authorization: Bearer KEY\'.", '
-    b'"type": "Unauthorized", "param": null, "code": 401}}'
-)
+NOT_COUNTED = frozenset({"GET", "HEAD", "OPTIONS"})  # no model works for them
+MISSING = "Missing or wrong API key: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'."
+# The name of the one key that is no line of a file.
+OPERATOR = "SERVE_API_KEY"
 
 
 class ApiKeyGuard:
-    """Let a request pass if it bears the key in VLLM_API_KEY, or asks for /health or /ping, or is a CORS preflight.
+    """Let a request pass that bears a key, or asks for /health or /ping, or is a CORS preflight.
 
-    A pure ASGI middleware, so that streams pass through untouched. Anything else gets 401; a websocket is closed
-    before it is accepted.
+    Keys: the one in VLLM_API_KEY, and those of the file that SERVE_API_KEYS_FILE names, each with its limits, which are
+    counted in the folder SERVE_API_KEYS_STATE. A pure ASGI middleware, so that streams pass through untouched. Anything
+    else gets 401, and 429 with Retry-After beyond a limit; a websocket is closed before it is accepted. Further inside
+    and outside, `scope["state"]["key_name"]` says whose key it was.
     """
 
     def __init__(self, app: App) -> None:
         key = os.environ.get("VLLM_API_KEY")
-        if not key:
-            raise RuntimeError("ApiKeyGuard needs the key in VLLM_API_KEY")
+        file = os.environ.get("SERVE_API_KEYS_FILE")
+        if not key and not file:
+            raise RuntimeError("ApiKeyGuard needs a key in VLLM_API_KEY, or a file of keys in SERVE_API_KEYS_FILE")
         self.app = app
-        self._digest = _digest(key.encode())
+        self._operator = Key(OPERATOR, digest(key.encode())) if key else None
+        self._file = KeyFile(Path(file)) if file else None
+        self._limits = Limits(Path(os.environ["SERVE_API_KEYS_STATE"])) if file else None
         self._open = OPEN_PATHS | PAGE_PATHS if os.environ.get("SERVE_PAGE") == "1" else OPEN_PATHS
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answer 401, or hand over to the application."""
-        if scope["type"] not in ("http", "websocket") or self._passes(scope):
+        """Answer 401 or 429, or hand over to the application."""
+        if scope["type"] not in ("http", "websocket") or self._is_open(scope):
             await self.app(scope, receive, send)
-        elif scope["type"] == "http":
-            headers = [(b"content-type", b"application/json"), (b"www-authenticate", b"Bearer")]
-            headers.append((b"content-length", str(len(REFUSAL)).encode()))
-            await send({"type": "http.response.start", "status": 401, "headers": headers})
-            await send({"type": "http.response.body", "body": REFUSAL})
-        else:
-            await receive()  # the connect message
-            await send({"type": "websocket.close", "code": 1008, "reason": "Missing or wrong API key"})
+            return
+        key = self._key(scope)
+        if key is None:
+            _count("", "unknown_key")
+            await _refuse(scope, receive, send, 401, "Unauthorized", MISSING, (b"www-authenticate", b"Bearer"))
+            return
+        scope.setdefault("state", {})["key_name"] = key.name
+        if scope.get("method") in NOT_COUNTED:
+            await self.app(scope, receive, send)
+            return
+        place = await self._limits.enter(key) if self._limits else None
+        if isinstance(place, Refusal):
+            _count(key.name, place.limit)
+            wait = (b"retry-after", str(place.retry_after).encode())
+            await _refuse(scope, receive, send, 429, "RateLimitError", place.sentence, wait)
+            return
+        _count(key.name, "served")
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            if place is not None:
+                place.leave()
 
-    def _passes(self, scope: MutableMapping[str, Any]) -> bool:
-        headers = scope["headers"]
-        if scope["type"] == "http":
-            if scope["path"].removeprefix(scope.get("root_path", "")) in self._open:
-                return True
-            names = {name for name, _ in headers}
-            if scope["method"] == "OPTIONS" and {b"origin", b"access-control-request-method"} <= names:
-                return True
-        given = [value for name, value in headers if name == b"authorization"]
-        if len(given) != 1:
+    def _is_open(self, scope: MutableMapping[str, Any]) -> bool:
+        if scope["type"] != "http":
             return False
-        scheme, _, key = given[0].partition(b" ")
-        return scheme.lower() == b"bearer" and hmac.compare_digest(_digest(key.strip()), self._digest)
+        if scope["path"].removeprefix(scope.get("root_path", "")) in self._open:
+            return True
+        names = {name for name, _ in scope["headers"]}
+        return scope["method"] == "OPTIONS" and {b"origin", b"access-control-request-method"} <= names
+
+    def _key(self, scope: MutableMapping[str, Any]) -> Key | None:
+        """Return the key that the request bears. Every known key is compared, whichever fits."""
+        bearer = [value for name, value in scope["headers"] if name == b"authorization"]
+        plain = [value for name, value in scope["headers"] if name == b"x-api-key"]
+        if len(bearer) > 1 or len(plain) > 1:
+            return None
+        given = list(plain)
+        for value in bearer:
+            scheme, _, rest = value.partition(b" ")
+            if scheme.lower() == b"bearer":
+                given.append(rest)
+        found = None
+        for word in given:
+            hashed = digest(word.strip())
+            named = self._file.find(hashed) if self._file else None
+            if named is not None:
+                found = named
+            if self._operator is not None and hmac.compare_digest(self._operator.digest, hashed):
+                found = self._operator
+        return found
 
 
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()  # equal lengths, so that the comparison takes the same time for every key
+async def _refuse(
+    scope: MutableMapping[str, Any], receive: Receive, send: Send,
+    status: int, kind: str, sentence: str, header: tuple[bytes, bytes],
+) -> None:  # fmt: skip
+    if scope["type"] == "websocket":
+        await receive()  # the connect message
+        await send({"type": "websocket.close", "code": 1008, "reason": sentence})
+        return
+    body = json.dumps({"error": {"message": sentence, "type": kind, "param": None, "code": status}}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), header]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _count(key: str, outcome: str) -> None:
+    counter = _counter()
+    if counter is not None:
+        counter.labels(key=key, outcome=outcome).inc()
+
+
+@functools.cache
+def _counter() -> Any:
+    try:
+        from prometheus_client import Counter
+    except ImportError:
+        return None
+    about = "Requests by the name of their key, and what became of them: served, at_once, per_minute, unknown_key"
+    return Counter("serve_requests_by_key", about, ["key", "outcome"])

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import importlib.util
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -26,18 +26,17 @@ async def application(scope, receive, send):
         await send({"type": "http.response.body", "body": b"inside"})
 
 
-def load_guard():
-    spec = importlib.util.spec_from_file_location("api_key_guard", GUARD)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def guard(monkeypatch):
+    """The guard's module, as vLLM finds it: with its folder on the path."""
+    monkeypatch.syspath_prepend(str(GUARD.parent))
+    return importlib.import_module("api_key_guard")
 
 
 @pytest.fixture
-async def url(monkeypatch):
+async def url(monkeypatch, guard):
     monkeypatch.setenv("VLLM_API_KEY", KEY)
-    guarded = load_guard().ApiKeyGuard(application)
+    guarded = guard.ApiKeyGuard(application)
     config = uvicorn.Config(guarded, port=0, log_level="error", lifespan="off", ws="websockets-sansio")
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
@@ -63,6 +62,8 @@ async def session():
         {"Authorization": "Bearer wrong"},
         {"Authorization": f"Bearer {KEY}x"},
         {"Authorization": f"Basic {KEY}"},
+        {"x-api-key": "wrong"},
+        {"x-api-key": f"Bearer {KEY}"},
     ],
 )
 @pytest.mark.parametrize(
@@ -86,6 +87,13 @@ async def test_the_key_opens_every_route(session, url, scheme):
         assert response.status == 200
 
 
+async def test_the_key_may_come_as_anthropics_sdk_sends_it(session, url):
+    async with session.post(url + "/v1/messages", headers={"x-api-key": KEY}) as response:
+        assert response.status == 200
+    async with session.post(url + "/v1/messages", headers=[("x-api-key", KEY), ("x-api-key", "other")]) as response:
+        assert response.status == 401
+
+
 async def test_a_cors_preflight_passes_and_another_options_does_not(session, url):
     preflight = {"Origin": "http://a.example", "Access-Control-Request-Method": "POST"}
     async with session.options(url + "/v1/models", headers=preflight) as response:
@@ -104,11 +112,12 @@ async def test_websockets_need_the_key_too(session, url):
         await websocket.close()
 
 
-def test_without_a_key_in_the_environment_the_server_does_not_start(monkeypatch):
+def test_without_a_key_in_the_environment_the_server_does_not_start(monkeypatch, guard):
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
     with pytest.raises(RuntimeError, match="VLLM_API_KEY"):
-        load_guard().ApiKeyGuard(application)
+        guard.ApiKeyGuard(application)
 
 
 def test_it_needs_nothing_but_the_standard_library():
-    subprocess.run([sys.executable, "-I", "-S", str(GUARD)], check=True)
+    program = f"import sys; sys.path.insert(0, {str(GUARD.parent)!r}); import api_key_guard"
+    subprocess.run([sys.executable, "-I", "-S", "-c", program], check=True)
