@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `serve`; everything else is a setting."""
     parser.add_argument("--dry-run", action="store_true", help="print the command line of vLLM and start nothing")
+    parser.add_argument("--env-file", metavar="FILE", default=".env", help="settings beside the environment's (.env)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal ends it; return 0. Raises ServingError."""
-    launch = prepare(ServeSettings.load(), say=_say, dry_run=args.dry_run)
+    launch = prepare(ServeSettings.load(args.env_file), say=_say, dry_run=args.dry_run)
     if args.dry_run:
         print(shlex.join(launch.command.argv))
         return 0
