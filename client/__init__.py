@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from client.llm import LLMClient
     from client.stats import Stats
     from client.stream import TextStream
+    from client.telemetry import RequestEnd
 
 __all__ = [
     "AuthenticationError",
@@ -38,6 +39,7 @@ __all__ = [
     "LLMTimeoutError",
     "ModelNotFoundError",
     "RateLimitedError",
+    "RequestEnd",
     "ServerError",
     "Stats",
     "StreamInterruptedError",
@@ -49,6 +51,7 @@ __all__ = [
 _HOMES = {
     "Completion": "completion",
     "LLMClient": "llm",
+    "RequestEnd": "telemetry",
     "Stats": "stats",
     "TextStream": "stream",
     "Usage": "_wire.chunk",

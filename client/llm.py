@@ -9,6 +9,7 @@ from client._wire.error_mapping import unsendable
 from client._wire.request import arguments, is_omitted
 from client.errors import ConfigurationError
 from client.stream import TextStream
+from client.telemetry import Observer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from client._wire.endpoint import Endpoint
     from client.completion import Completion
     from client.settings import ClientSettings
+    from client.telemetry import RequestEnd
 
     Omitted = Omit | NotGiven
     ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -35,6 +37,7 @@ class LLMClient:
     and `max_tokens` or `temperature` of `openai.omit` is left out of the request.
     `default_headers` go with every request to `base_url`. `verify` is False, a file of certificates to trust beside the
     system's, or an `ssl.SSLContext`; `http_client` takes the place of all connections, and stays its maker's to close.
+    `on_request_end` is called with a `client.RequestEnd` once for each answer and each `embeddings`, however it ended.
     All timeouts are in seconds. One connection pool per client, for one event loop at a time; `aclose()` or
     `async with` closes it, else the end of its event loop does. `client` is the `openai.AsyncOpenAI` in use.
     Raises ConfigurationError, one sentence that names the setting and what is allowed.
@@ -60,12 +63,13 @@ class LLMClient:
         default_headers: Mapping[str, str] | None = None,
         http_client: httpx2.AsyncClient | None = None,
         verify: Verify | None = None,
+        on_request_end: Callable[[RequestEnd], object] | None = None,
     ) -> None:
         from client.settings import OMIT, ClientSettings  # pydantic, and below openai and aiohttp, load on first use
 
         given = {name: value for name, value in locals().items() if name in ClientSettings.model_fields}
         given |= {name: OMIT for name, value in given.items() if is_omitted(value)}
-        self._set_up(ClientSettings.load(**given), default_headers, http_client, verify)
+        self._set_up(ClientSettings.load(**given), default_headers, http_client, verify, on_request_end)
 
     def _set_up(
         self,
@@ -73,6 +77,7 @@ class LLMClient:
         headers: Mapping[str, str] | None = None,
         http_client: httpx2.AsyncClient | None = None,
         verify: Verify | None = None,
+        on_request_end: Callable[[RequestEnd], object] | None = None,
     ) -> None:
         import openai
 
@@ -80,6 +85,7 @@ class LLMClient:
         from client.settings import DEFAULT_MODEL, OMIT
 
         self._settings = settings
+        self._observer = Observer(on_request_end, traces=settings.traces)
         self.model = DEFAULT_MODEL if settings.model is None else settings.model
         self.max_tokens: int | Omitted = openai.omit if settings.max_tokens == OMIT else settings.max_tokens
         self.temperature: float | Omitted = openai.omit if settings.temperature == OMIT else settings.temperature
@@ -132,7 +138,9 @@ class LLMClient:
 
         self._endpoint.client = self.client  # which a test may have replaced
         endpoints = [self._endpoint, *([self._fallback] if self._fallback else [])]
-        return TextStream(endpoints, prepare, self._settings, self._free_slots)
+        model = options.get("model") or self.model
+        named = model if isinstance(model, str) else ""
+        return TextStream(endpoints, prepare, self._settings, self._free_slots, self._observer, named)
 
     async def generate_streaming(
         self,
@@ -210,6 +218,23 @@ class LLMClient:
             async for _ in stream:
                 pass
         return stream.completion
+
+    async def embeddings(
+        self,
+        input: str | Iterable[str] | Iterable[int] | Iterable[Iterable[int]],  # noqa: A002 - the API's name
+        model: str | None = None,
+        **options: Any,
+    ) -> list[list[float]]:
+        """Return a vector for each text of `input` (a text, texts, or tokens), in their order; none for no texts.
+
+        `options` go into the request: `dimensions`, vLLM's own, ... The fallback is not asked: another model's vectors
+        mean something else. Raises LLMError.
+        """
+        from client.embeddings import embed
+
+        self._endpoint.client = self.client
+        model = self.model if model is None else model
+        return await embed(self._endpoint, self._settings, self._free_slots(), self._observer, input, model, options)
 
     async def models(self) -> list[str]:
         """Return the names of the models that the server has. Raises LLMError."""

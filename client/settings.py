@@ -140,6 +140,9 @@ class ClientSettings(Variables):
     ca_file: Path | None = setting(
         None, "a file of certificates", "certificates to trust, in PEM form, beside the system's"
     )
+    traces: bool = setting(
+        False, "1 or 0", "OpenTelemetry spans of the client's own; leave it off where the openai client is instrumented"
+    )
     fallback_base_url: Address | None = setting(
         None, _URL, "second endpoint, for when the first is unreachable or answers 429 or 5xx", repr=False
     )

@@ -12,6 +12,7 @@ from client._wire.exchange import End, Exchange
 from client._wire.retry import may_fall_back
 from client.completion import Completion
 from client.stats import Stats
+from client.telemetry import Observation, Observer, RequestEnd
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,8 +39,13 @@ class TextStream:
         prepare: Callable[[Endpoint], dict[str, Any]],
         settings: ClientSettings,
         slots: Callable[[], asyncio.Semaphore | None],
+        observer: Observer,
+        model: str,
     ) -> None:
         self._endpoints = endpoints
+        self._observer = observer
+        self._observation: Observation | None = None
+        self._model = model
         self._prepare = prepare
         self._settings = settings
         self._find_slots = slots
@@ -109,7 +115,7 @@ class TextStream:
         """Return the figures so far."""
         exchange = self._exchange
         if exchange is None:
-            return Stats(None, 0.0, 0, estimated=True, endpoint=self._endpoints[0].name, model="")
+            return Stats(None, 0.0, 0, estimated=True, endpoint=self._endpoints[0].name, model=self._model)
         usage = exchange.answer.usage
         counted = usage.completion_tokens if usage else 0
         return Stats(
@@ -145,10 +151,10 @@ class TextStream:
                 return ready.popleft()
             if self._end.failure is None:
                 await exchange.drain()
-        except BaseException:
-            await self.aclose()
+        except BaseException as error:
+            await self._close(error)
             raise
-        await self.aclose()
+        await self._close(self._end.failure)
         failure, self._end = self._end.failure, End()  # it is raised once
         if failure is not None:
             raise failure
@@ -166,33 +172,73 @@ class TextStream:
 
     async def aclose(self) -> None:
         """Close the connection, which stops the server's work; does nothing once the answer has ended."""
-        self._end = self._end or End()
-        deadline, self._deadline = self._deadline, None
-        if deadline is not None:
-            deadline.close()
-        slot, self._slot = self._slot, None
-        if slot is not None:
-            slot.release()
-        if self._exchange is not None:
-            self._exchange.answer.ready.clear()
-            await self._exchange.close()
+        await self._close(None)
 
     def __del__(self) -> None:
         """Close the connection of a stream that was dropped, from whatever thread."""
         deadline = self._deadline
         if deadline is None or deadline.loop.is_closed():
             return
-        deadline.loop.call_soon_threadsafe(deadline.close)
+        later = deadline.loop.call_soon_threadsafe
+        later(deadline.close)
         if self._slot is not None:
-            deadline.loop.call_soon_threadsafe(self._slot.release)
+            later(self._slot.release)
         if self._exchange is not None:
-            deadline.loop.call_soon_threadsafe(self._exchange.drop)
+            later(self._exchange.drop)
+        if self._observation is not None:
+            later(self._observation.end, self._told(None, deadline.time()))
+
+    async def _close(self, error: BaseException | None) -> None:
+        """Close the connection and tell, once, that the request has ended, by `error` if it did."""
+        self._end = self._end or End()
+        deadline, self._deadline = self._deadline, None
+        observation, self._observation = self._observation, None
+        told = self._told(error, deadline.time()) if observation and deadline else None
+        if deadline is not None:
+            deadline.close()
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            slot.release()
+        try:
+            if self._exchange is not None:
+                self._exchange.answer.ready.clear()
+                await self._exchange.close()
+        finally:
+            if observation is not None and told is not None:
+                observation.end(told)
+
+    def _told(self, error: BaseException | None, now: float) -> RequestEnd:
+        """Return what is told of the request at its end."""
+        stats, usage = self.stats, self.usage
+        return RequestEnd(
+            operation="chat",
+            model=stats.model,
+            endpoint=stats.endpoint,
+            finish_reason=self.finish_reason,
+            error=type(error).__name__ if error else None,
+            status=getattr(error, "status", None),
+            prompt_tokens=usage.prompt_tokens if usage else 0,
+            completion_tokens=stats.tokens,
+            cached_tokens=usage.cached_tokens if usage else 0,
+            reasoning_tokens=usage.reasoning_tokens if usage else 0,
+            estimated=stats.estimated,
+            time_to_first_token=stats.time_to_first_token,
+            duration=now - self._began,
+            retries=stats.retries,
+            request_id=self.request_id,
+            response_model=self._exchange.answer.model if self._exchange else None,
+        )
 
     async def _open(self) -> Exchange:
         """Ask the endpoints in turn until one begins an answer, or fails in a way that the next will not mend."""
         loop = asyncio.get_running_loop()
         deadline = self._deadline = Deadline(loop)
         self._began = loop.time()
+        observation = self._observation = self._observer.begin("chat", self._model, self._endpoints[0].name)
+        with observation.current():
+            return await self._ask(deadline, observation)
+
+    async def _ask(self, deadline: Deadline, observation: Observation) -> Exchange:
         total = self._settings.total_timeout
         total_due = None if total is None else self._began + total
         slots = self._find_slots()
@@ -204,7 +250,9 @@ class TextStream:
                 raise timed_out("total", total, self._endpoints[0]) from passed
             self._slot = slots
         for number, endpoint in enumerate(self._endpoints, 1):
-            exchange = Exchange(endpoint, self._prepare(endpoint), self._settings, deadline, total_due)
+            arguments = self._prepare(endpoint)
+            observation.describe(arguments)
+            exchange = Exchange(endpoint, arguments, self._settings, deadline, total_due)
             self._exchange = exchange
             end = await exchange.begin()
             if end is None or end.failure is None or exchange.first_at is not None:

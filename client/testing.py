@@ -17,6 +17,8 @@ from client.settings import ClientSettings
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable
 
+    from client.telemetry import RequestEnd
+
     Step = str | float | Exception
 
 
@@ -27,9 +29,15 @@ class FakeLLMClient(LLMClient):
     the arguments of each `chat.completions.create`: `messages`, `max_tokens`, ... Nothing is read from the environment.
     """
 
-    def __init__(self, *answers: Iterable[Step], model: str = "fake", total_timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        *answers: Iterable[Step],
+        model: str = "fake",
+        total_timeout: float | None = None,
+        on_request_end: Callable[[RequestEnd], object] | None = None,
+    ) -> None:
         settings = ClientSettings.model_construct(model=model, max_retries=0, total_timeout=total_timeout)
-        self._set_up(settings)
+        self._set_up(settings, on_request_end=on_request_end)
         self.requests: list[dict[str, Any]] = []
         self._answers = [[answer] if isinstance(answer, str) else list(answer) for answer in answers] or [["Hello"]]
         completions = SimpleNamespace(create=self._create)

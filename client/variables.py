@@ -58,7 +58,8 @@ def read_env_file(path: str | Path | None) -> dict[str, str]:
                 f"{path}, line {binding.original.line}: not a NAME=value, or a quote that is not closed. "
                 "Mend or remove the line."
             )
-    return {binding.key: binding.value for binding in bindings if binding.key and binding.value is not None}
+    last = {binding.key: binding.value for binding in bindings if binding.key}
+    return {name: value for name, value in last.items() if value is not None}
 
 
 class _Source(PydanticBaseSettingsSource):

@@ -77,6 +77,7 @@ class Answer:
         self.settled = False
         self.usage: Usage | None = None
         self.id: str | None = None
+        self.model: str | None = None
         self.pieces = 0
         self._tool_calls = ToolCalls()
         self._size = 0
@@ -197,7 +198,7 @@ class Answer:
         chunk = lenient_chunk(decoded) if isinstance(decoded, dict) else Chunk()
         if not chunk.choices or (chunk.choices[0].message or chunk.choices[0].delta) is None:
             raise NotAnAnswer("a body without an answer in it", text)
-        self._check_id(decoded)
+        self._take_names(decoded)
         self._add_lenient(chunk)
 
     def _add_odd(self, event: Event) -> bool:
@@ -252,17 +253,20 @@ class Answer:
         self._check(event, body)
 
     def _check(self, event: Event, body: object) -> None:
-        """Take what only some events have: an error in them, the answer's id."""
+        """Take what only some events have: an error in them, the names of the answer and of its model."""
         self._look_closer = False
         if event.is_error:
             raise ErrorFound(read_error(body))
         if not isinstance(body, dict) or not body.get("choices") or body.get("error"):
             _raise_for(body, event.data.decode("utf-8", "replace"))
-        self._check_id(body)
+        self._take_names(body)
 
-    def _check_id(self, body: object) -> None:
-        if self.id is None and isinstance(body, dict) and isinstance(body.get("id"), str):
-            self.id = clean(body["id"])
+    def _take_names(self, body: object) -> None:
+        if not isinstance(body, dict):
+            return
+        id_, model = body.get("id"), body.get("model")
+        self.id = self.id or (clean(id_) if isinstance(id_, str) else None)
+        self.model = self.model or (clean(model) if isinstance(model, str) else None)
 
     def _add_text(self, text: str) -> None:
         if self._half:

@@ -211,25 +211,11 @@ class Exchange:
             self._bytes.drop()
 
     async def name_models(self, end: End) -> End:
-        """Add to a "not found" the models that the server has; where they cannot be learnt it stays as it is."""
-        failure = end.failure
-        if not isinstance(failure, BadRequestError) or not (
-            failure.status == 404 or isinstance(failure, ModelNotFoundError)
-        ):
+        """Add to a "not found" the models that the server has."""
+        told = end.failure and await with_models(end.failure, self.model, self.endpoint)
+        if told is None or told is end.failure:
             return end
-        try:
-            models = await self.endpoint.list_models()
-        except Exception as error:
-            logger.debug("No list of models from %s: %s", self.endpoint.name, type(error).__name__)
-            return end
-        if not models or self.model in models:
-            return end
-        names = ", ".join(quote(model, self.endpoint.keys) for model in models[:_NAMED_MODELS])
-        told = ModelNotFoundError(
-            f"{failure} The server has: {names}. Set {self.endpoint.variable('MODEL')} to one of them.",
-            status=failure.status,
-        )
-        return self._fail(told, failure.__cause__, failure.request_id)
+        return self._fail(told, told.__cause__, told.request_id)
 
     def _take(self, answered: Any, *, watched: bool) -> End | None:
         """Find out what `create` returned: the SDK's stream, which we decode ourselves, or what a test put there."""
@@ -313,3 +299,28 @@ class Exchange:
         failure.request_id = failure.request_id or request_id or self.request_id
         failure.__cause__ = cause
         return End(failure)
+
+
+async def with_models(failure: LLMError, model: str, endpoint: Endpoint) -> LLMError:
+    """Return a "not found" that names the models that the server has; where they cannot be learnt, it as it is."""
+    if not isinstance(failure, BadRequestError) or not (
+        failure.status == 404 or isinstance(failure, ModelNotFoundError)
+    ):
+        return failure
+    try:
+        models = await endpoint.list_models()
+    except Exception as error:
+        logger.debug("No list of models from %s: %s", endpoint.name, type(error).__name__)
+        return failure
+    if not models or model in models:
+        return failure
+    names = ", ".join(quote(name, endpoint.keys) for name in models[:_NAMED_MODELS])
+    variable = endpoint.variable("MODEL")
+    has = (
+        f"The server has only {names}: set {variable}={names}."
+        if len(models) == 1
+        else f"The server has: {names}. Set {variable} to one of them."
+    )
+    told = ModelNotFoundError(f"{failure} {has}", status=failure.status, request_id=failure.request_id)
+    told.__cause__ = failure.__cause__
+    return told

@@ -1,11 +1,11 @@
-"""What is sent: the arguments of `chat.completions.create`."""
+"""What is sent: the arguments of `chat.completions.create` and `embeddings.create`."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 from types import FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 from client._wire.chunk import clean
 from client._wire.turns import is_gemma, merge_turns
@@ -45,10 +45,27 @@ def arguments(
     }
     if options.get("max_completion_tokens") is None:
         found["max_tokens"] = max_tokens
+    return _with_options(found, options, _known_options("chat.completions"))
+
+
+def embedding_arguments(texts: str | Iterable[Any], model: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments for one request for embeddings; `options` as in `arguments`, and so is what is raised."""
+    if not isinstance(model, str):
+        raise TypeError("model must be a name")
+    if isinstance(texts, (bytes, dict)):
+        raise TypeError("input must be a text, a list of texts, or tokens")
+    if not isinstance(texts, str):
+        texts = [one if isinstance(one, (str, int)) else list(one) for one in texts]
+    texts = mended(texts)
+    # "float" is the API's default, which the openai client would change.
+    found: dict[str, Any] = {"model": model, "input": texts, "encoding_format": "float"}
+    return _with_options(found, options, _known_options("embeddings"))
+
+
+def _with_options(found: dict[str, Any], options: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
     extra = dict(options.get("extra_body") or {})
-    known = _known_options()
     for name, value in options.items():
-        if name in ("model", "extra_body", "stream") or value is None:
+        if name in ("model", "input", "extra_body", "stream") or value is None:
             continue
         if name in known:
             found[name] = value
@@ -112,7 +129,9 @@ def _is_own(create: object) -> bool:
 
 
 @functools.cache
-def _known_options() -> frozenset[str]:
+def _known_options(of: Literal["chat.completions", "embeddings"]) -> frozenset[str]:
+    from openai.resources import AsyncEmbeddings
     from openai.resources.chat import AsyncCompletions
 
-    return frozenset(inspect.signature(AsyncCompletions.create).parameters)
+    create = AsyncEmbeddings.create if of == "embeddings" else AsyncCompletions.create
+    return frozenset(inspect.signature(create).parameters)

@@ -452,6 +452,10 @@ async def test_model_not_found_names_the_models(server: FakeOpenAI, make: Make) 
     assert type(error) is ModelNotFoundError
     assert "The model `fake` does not exist." in str(error)
     assert "gemma, other" in str(error)
+    server.routes["/v1/models"] = models("tryout")
+    server.script(reply(404, {"error": {"message": "The model `fake` does not exist.", "code": 404}}))
+    error, _ = await failure_of(make())
+    assert str(error).endswith("set LLM_MODEL=tryout.")
 
 
 @pytest.mark.parametrize(
