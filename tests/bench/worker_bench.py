@@ -1,9 +1,10 @@
 """The RunPod worker beside one that forwards each read: CPU per token, posts per token, delay from vLLM to the caller.
 
     python -m tests.bench.worker_bench [--rounds 3] [--streams 30 4] [--rate 60] [--post-ms 50] [--seconds 5]
+        [--official worker-vllm/src/handler.py]
 
-Both run RunPod's SDK, unmodified, against the emulated platform and the stand-in vLLM, whose events carry the time at
-which they were sent. The two take turns within a round; the median over the rounds counts. CPU is that of the worker's
+All run RunPod's SDK, unmodified, against the emulated platform and the stand-in vLLM, whose events carry the time at
+which they were sent. They take turns within a round; the median over the rounds counts. CPU is that of the worker's
 main process, from the first job to the last. A delay ends when the platform has answered the post.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import os
 import platform as machine
 import random
@@ -22,7 +24,7 @@ import tempfile
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "runpod"))  # run as a module, from the repository's root
 
@@ -35,7 +37,7 @@ from tests.support.serving import clean_environment, free_port
 from tests.support.worker import MODEL, chat, run_job, running_worker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from emulation.jobs import Job
 
@@ -71,11 +73,15 @@ async def our_worker(platform: Emulator, folder: Path) -> AsyncIterator[psutil.P
 
 
 @asynccontextmanager
-async def forwarding_worker(platform: Emulator, folder: Path) -> AsyncIterator[psutil.Process]:
-    """Run the yardstick and a stand-in vLLM for it; yield its process."""
+async def forwarding_worker(
+    platform: Emulator, folder: Path, official: Path | None = None
+) -> AsyncIterator[psutil.Process]:
+    """Run the yardstick and a stand-in vLLM for it; yield its process. `official`: RunPod's own handler.py, instead."""
     port = free_port()
     settings = {"RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true", "RUNPOD_SKIP_GPU_CHECK": "true", "RUNPOD_LOG_LEVEL": "INFO"}
-    environment = clean_environment(HOME=str(folder), VLLM_ORIGIN=f"http://127.0.0.1:{port}", **settings)
+    if official is not None:
+        settings["OFFICIAL_HANDLER"] = str(official)
+    environment = clean_environment(HOME=str(folder), VLLM_BASE_URL=f"http://127.0.0.1:{port}", **settings)
     engine = [str(install(folder)), "serve", MODEL, "--port", str(port)]
     with (folder / "log").open("wb") as log:
         vllm = subprocess.Popen(engine, stdout=log, stderr=log)
@@ -91,16 +97,13 @@ async def forwarding_worker(platform: Emulator, folder: Path) -> AsyncIterator[p
         vllm.wait()
 
 
-WORKERS = {"this worker": our_worker, "forwarding each read": forwarding_worker}
-
-
-async def measure(name: str, load: Load, post: float) -> Figures:
+async def measure(worker: Callable[..., Any], load: Load, post: float) -> Figures:
     """Run one load through one worker."""
     rules = Rules(latency={"stream": post, "done": post})
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         platform = await stack.enter_async_context(Emulator(rules))
-        process = await stack.enter_async_context(WORKERS[name](platform, folder))
+        process = await stack.enter_async_context(worker(platform, folder))
         await asyncio.gather(*(run_job(platform, _input(Load(1, 60, 5))) for _ in range(4)))
         await asyncio.sleep(1)
         platform.workers.posts.clear()
@@ -147,16 +150,22 @@ async def main() -> None:
     parser.add_argument("--rate", type=float, default=60.0, help="tokens per second and stream")
     parser.add_argument("--post-ms", type=float, default=50.0, help="time that the platform takes for a post")
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--official", type=Path, help="src/handler.py in a checkout of runpod-workers/worker-vllm")
     args = parser.parse_args()
+    workers: dict[str, Callable[..., Any]] = {"this worker": our_worker, "forwarding each read": forwarding_worker}
+    if args.official is not None:
+        workers["the official worker"] = functools.partial(
+            forwarding_worker, official=args.official.resolve(strict=True)
+        )
     print(f"Python {machine.python_version()}, {os.cpu_count()} cores, {args.rounds} rounds, medians")
     print("| streams | worker | CPU per token | posts per token | first token | delay, median | delay, 99 % |")
     print("|---|---|---|---|---|---|---|")
     for streams in args.streams:
         load = Load(streams, args.rate, round(args.rate * args.seconds))
-        found: dict[str, list[Figures]] = {name: [] for name in WORKERS}
+        found: dict[str, list[Figures]] = {name: [] for name in workers}
         for _ in range(args.rounds):
             for name, results in found.items():
-                results.append(await measure(name, load, args.post_ms / 1e3))
+                results.append(await measure(workers[name], load, args.post_ms / 1e3))
         for name, results in found.items():
             cpu, posts, first, median, p99 = (
                 statistics.median(getattr(result, field) for result in results)

@@ -121,7 +121,8 @@ class Builder:
         """Build `dockerfile`, a path in `context`, as `make image` and RunPod's Hub do."""
         ignore = context / f"{dockerfile}.dockerignore"  # BuildKit finds it by itself
         self(
-            "build", "--isolation", "chroot", "--pull-never", "--ignorefile", str(ignore),
+            "build", "--format", "docker",  # OCI's knows no health check
+            "--isolation", "chroot", "--pull-never", "--ignorefile", str(ignore),
             "--file", str(context / dockerfile), "--tag", tag, *arguments, str(context),
             env={"HF_TOKEN": TOKEN},
         )  # fmt: skip
