@@ -5,7 +5,9 @@ Nothing here runs at import. `make runpod-local` starts it together with an emul
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import signal
 import sys
 import time
@@ -15,8 +17,10 @@ from typing import NoReturn
 if __name__ == "__main__":  # run by path: this folder comes first on the path, `serving` lies beside it
     sys.path.insert(1, str(Path(__file__).parents[1]))
 
+from client.variables import EnvFileError, read_env_file
 from serving.errors import EngineFailed, ServingError
 from serving.settings import ServeSettings
+from worker import official
 from worker.queue_mode import has_job_source, serve_queue
 from worker.settings import WorkerSettings
 from worker.unhealthy import report_unhealthy
@@ -28,6 +32,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)-7s| %(message)s", stream=sys.stderr)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
+    _take_over_the_official_workers_variables()
     try:
         worker = WorkerSettings.load()
         serve = ServeSettings.load()
@@ -48,6 +53,12 @@ def main() -> int:
         print(*tail, f"error: {error}", sep="\n", file=sys.stderr)
         report_unhealthy(str(error))
         return error.exit_status
+
+
+def _take_over_the_official_workers_variables() -> None:
+    with contextlib.suppress(EnvFileError):  # which the settings say
+        for sentence in official.take_over(os.environ, read_env_file(".env")):
+            logging.getLogger(__name__).warning("%s", sentence)
 
 
 def _leave(_number: int, _frame: object) -> NoReturn:

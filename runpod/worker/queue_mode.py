@@ -38,7 +38,7 @@ def serve_queue(worker: WorkerSettings, serve: ServeSettings, begin: float) -> i
         sdk.load()  # two seconds of imports, while vLLM loads
         start.wait_ready()
         key = serve.api_key.get_secret_value() if serve.api_key else None
-        relay = Relay(start.origin, key=key, flush=worker.flush_ms / 1000)
+        relay = Relay(start.origin, key=key)
         watch = VllmWatch(engine, key, stalled_after=worker.stall_timeout, in_hand=lambda: relay.in_hand)
         relay.on_status = watch.saw_status
         concurrency = worker.max_concurrency or min(DEFAULT_CONCURRENCY, start.max_num_seqs or DEFAULT_CONCURRENCY)

@@ -63,10 +63,8 @@ class Relay:
         origin: str,
         *,
         key: str | None = None,
-        flush: float = 0.0,
     ) -> None:
         self.origin = origin
-        self._flush = flush
         self._key = key
         self.on_status: Callable[[int], None] = lambda _status: None
         self._session: aiohttp.ClientSession | None = None
@@ -189,8 +187,6 @@ class Relay:
                 failure = failure or _find_error(text)
                 whole = whole or (ending is not None and ending.search(text) is not None)
                 yield text
-            if self._flush:
-                await asyncio.sleep(self._flush)
         if failure is not None:
             raise failure
         if buffer.pending or not whole:

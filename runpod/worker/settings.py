@@ -29,14 +29,6 @@ class WorkerSettings(Variables):
         "jobs taken at the same time; unset: 30, or the plan's sequences if fewer",
         ge=1,
     )
-    flush_ms: float = setting(
-        0.0,
-        "a number of milliseconds, 0 to 1000",
-        "wait between two posts of a stream, in milliseconds: fewer posts, and so much delay; `0`: posts are merged "
-        "only where one is still under way",
-        ge=0,
-        le=1000,
-    )
     drain_timeout: float = setting(
         25.0, "a number of seconds", "longest wait for jobs in flight at a stop, in seconds", ge=0, allow_inf_nan=False
     )

@@ -94,14 +94,14 @@ def test_what_the_console_changed_is_changed_back(deploy, runpod):
 def test_only_what_belongs_to_the_worker_travels(deploy, runpod):
     here = {"SERVE_ENGINE": "/opt/vllm", "SERVE_GPUS": "1x NVIDIA L4", "SERVE_HOST": "127.0.0.1", "SERVE_PORT": "9000"}
     ran = deploy(
-        *UP, SERVE_LOG_FILE="vllm.log", SERVE_CONTEXT="16384", WORKER_FLUSH_MS="50", LLM_TEMPERATURE="0.2", **here
+        *UP, SERVE_LOG_FILE="vllm.log", SERVE_CONTEXT="16384", WORKER_DRAIN_TIMEOUT="50", LLM_TEMPERATURE="0.2", **here
     )
 
     assert ran.status == 0, ran.text
     env = runpod.only["env"]
     assert not {*here, "SERVE_LOG_FILE", "LLM_TEMPERATURE", "DEPLOY_IMAGE", "RUNPOD_API_KEY"} & env.keys()
     assert env["SERVE_CONTEXT"] == "16384"
-    assert env["WORKER_FLUSH_MS"] == "50"
+    assert env["WORKER_DRAIN_TIMEOUT"] == "50"
 
 
 def test_the_pool_decides_the_precision_for_all_its_workers(deploy, runpod):

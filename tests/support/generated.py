@@ -24,6 +24,7 @@ from deployment.settings import DeploySettings
 from serving.engine.failures import markdown
 from serving.engine.program import pinned_version
 from serving.settings import ServeSettings
+from worker import official
 from worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -167,7 +168,11 @@ FILES: dict[str, Callable[[str], str]] = {
         plan_table=lambda: printed("plan-table", "--markdown"),
         failures=markdown,
     ),
-    "runpod/README.md": parts(settings__DEPLOY_=lambda: table("DEPLOY_"), settings__WORKER_=lambda: table("WORKER_")),
+    "runpod/README.md": parts(
+        settings__DEPLOY_=lambda: table("DEPLOY_"),
+        settings__WORKER_=lambda: table("WORKER_"),
+        migration=official.markdown,
+    ),
     "runpod/Dockerfile": replaced(r"ARG VLLM_VERSION=(\S+)", lambda: pinned_version("cuda")),
     "pyproject.toml": replaced(r'engine = \["vllm==([^"]+)"\]', lambda: pinned_version("cuda")),
     "serving/vllm_side/environment/vllm_metadata/pyproject.toml": replaced(

@@ -160,7 +160,12 @@ async def test_a_vllm_that_does_not_start_is_one_sentence_and_a_failure(tmp_path
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("WORKER_FLUSH_MS", "fast"), ("WORKER_MAX_CONCURRENCY", "0"), ("WORKER_MODE", "batch"), ("SERVE_DTYPE", "int3")],
+    [
+        ("WORKER_DRAIN_TIMEOUT", "long"),
+        ("WORKER_MAX_CONCURRENCY", "0"),
+        ("WORKER_MODE", "batch"),
+        ("SERVE_DTYPE", "int3"),
+    ],
 )
 async def test_a_bad_setting_is_one_sentence_and_status_2(tmp_path, name, value):
     async with Emulator() as platform, running_worker(platform, tmp_path, ready=False, **{name: value}) as worker:
@@ -184,7 +189,7 @@ async def test_pings_go_on_and_name_the_jobs_in_flight(tmp_path):
         await eventually(lambda: any(job.id == ping.get("job_id") for ping in platform.workers.pings))
 
 
-@pytest.mark.parametrize(("setting", "taken"), [({}, 30), ({"WORKER_MAX_CONCURRENCY": "3"}, 3)])
+@pytest.mark.parametrize(("setting", "taken"), [({}, 30), ({"MAX_CONCURRENCY": "3"}, 3)])
 async def test_so_many_jobs_are_taken_and_no_more(tmp_path, setting, taken):
     async with platform_and_worker(tmp_path, **setting) as (platform, _):
         jobs = [await platform.book.submit(chat(delay=2), call="run") for _ in range(40)]

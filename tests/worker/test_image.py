@@ -93,12 +93,12 @@ def test_the_command_starts_from_what_is_copied(tmp_path):
     assert python == PurePosixPath("/opt/kit/.venv/bin/python")
     assert any("uv venv" in run and ".venv" in run for run in values("RUN"))
     script = home / str(handler).lstrip("/")
-    environment = worker_environment(tmp_path, WORKER_FLUSH_MS="soon")
+    environment = worker_environment(tmp_path, WORKER_DRAIN_TIMEOUT="soon")
     run = subprocess.run(
         [sys.executable, script], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert run.returncode == 2, run.stderr
-    assert "WORKER_FLUSH_MS='soon' is not allowed" in run.stderr
+    assert "WORKER_DRAIN_TIMEOUT='soon' is not allowed" in run.stderr
 
 
 def test_the_image_takes_the_worker_and_what_it_imports_alone(tmp_path):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from client.variables import read_env_file
 from deployment import status
 from deployment.errors import DeployError
+from worker import official
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -53,6 +55,7 @@ def _warnings(session: Session, chosen: Sequence[Offer]) -> Iterator[str]:
             f"{chosen[0].plan.checkpoint} is gated: accept its licence on Hugging Face, and set HF_TOKEN or "
             "DEPLOY_HF_SECRET."
         )
+    yield from official.answers(read_env_file(".env"))
     if deploy.mode == "load-balancer" and "SERVE_API_KEY" in session.config.worker_variables:
         yield "SERVE_API_KEY stays here: behind a load balancer callers send RUNPOD_API_KEY, and RunPod checks it."
     if deploy.hf_secret is None and serve.hf_token is not None:
