@@ -86,8 +86,8 @@ def modules(recorder, tmp_path):
     """The SDK's modules, addressed to the recorder: they read the environment when they are imported."""
     env = recorder.environment()
     with mock.patch.dict(os.environ, env | {"HOME": str(tmp_path)}), contextlib.ExitStack() as patched:
-        from runpod import http_client
-        from runpod.serverless.modules import rp_http, rp_job, worker_state
+        from runpod import http_client  # type: ignore[attr-defined]
+        from runpod.serverless.modules import rp_http, rp_job, worker_state  # type: ignore[import-untyped]
 
         for module, name, value in (
             (rp_job, "JOB_GET_URL", env["RUNPOD_WEBHOOK_GET_JOB"].replace("$ID", "pod-1")),
