@@ -131,6 +131,13 @@ class ServeSettings(Variables):
     shutdown_timeout: Seconds = setting(
         30.0, "a number of seconds", "longest wait for running requests at a stop, in seconds"
     )
+    stall_timeout: float = setting(
+        180.0,
+        "a number of seconds, 1 or more",
+        "longest that vLLM may compute nothing while requests run, in seconds; then it is ended and started again",
+        ge=1,
+        allow_inf_nan=False,
+    )
     ui: bool | None = setting(
         None, "0 or 1", "the page at the server's address, to try and watch it; unset: on loopback alone"
     )

@@ -1,51 +1,45 @@
-"""Keep vLLM up: start it, say when it is ready, start it again when it dies, drain it when told to stop."""
+"""Keep vLLM up: start it, say when it is ready, start it again when it dies or hangs, drain it when told to stop.
+
+What follows from what is decided in `serving.life`, event by event, in one loop in the main thread. Whatever happens
+comes in through one queue: signals from their handler, and from one thread for each vLLM that it answers, hangs, or has
+ended. That thread watches and reports; it decides nothing, and shares nothing with the loop but the queue.
+"""
 
 from __future__ import annotations
 
-import json
-import logging
 import queue
-import shlex
 import signal
-import sys
 import threading
 import time
-import urllib.request
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.settings import DEFAULT_BASE_URL
-from serving.engine.download import followed
-from serving.engine.process import EXIT_MARGIN_S, Engine
-from serving.engine.progress import Progress
-from serving.engine.vllm_log import compare_with_log
-from serving.errors import EngineFailed
+from serving import life
+from serving.announcement import announcement, served_context
+from serving.engine.download import report_download
+from serving.engine.process import Engine
+from serving.engine.vllm_log import compare_with_log, tells_capacity
+from serving.engine.watchdog import wait_for_hang
+from serving.errors import EngineFailed, ServingError
+from serving.life import Announce, Answers, Drain, Ended, Expired, Hangs, Kill, Life, Retry, Signalled, Start, State
 
 if TYPE_CHECKING:
+    from serving.engine.progress import Progress
     from serving.launch import Launch
 
-logger = logging.getLogger(__name__)
-
-MAX_RESTARTS = 5
-# A vLLM that served for this long had started well: its end is a new story, not one more of a series.
-STEADY_S = 300.0
-# A vLLM that is still loading has nobody to drain for.
-LOADING_GRACE_S = 5.0
-QUESTION = "What is the capital of France?"
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Supervisor:
     """Run vLLM as `launch` says until a signal ends it.
 
-    SIGTERM, SIGINT and SIGHUP drain; a second one kills. Must run in the main thread.
+    SIGTERM, SIGINT and SIGHUP drain; a second one kills. `run` must be called in the main thread.
     """
 
-    def __init__(self, launch: Launch) -> None:
+    def __init__(self, launch: Launch, progress: Progress) -> None:
         self._launch = launch
+        self._progress = progress
+        self._events: queue.SimpleQueue[life.Event] = queue.SimpleQueue()
         self._engine: Engine | None = None
-        self._ready = False
-        self._stop = threading.Event()
-        self._signals: queue.SimpleQueue[int | None] = queue.SimpleQueue()
 
     def run(self) -> int:
         """Serve until told to stop, and return 0.
@@ -53,133 +47,92 @@ class Supervisor:
         Raises Refused if vLLM cannot even be tried, EngineFailed if it does not start or has died too often.
         """
         settings = self._launch.settings
-        # A handler may run inside any call of the main thread, itself included, so it must take no lock: this put is
-        # safe there, and a thread does the rest.
-        before = {
-            number: signal.signal(number, lambda given, _: self._signals.put(given))
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        }
+        limits = life.Limits(settings.startup_timeout, settings.shutdown_timeout)
+        # A handler may run inside any call of the main thread, `get` included: `SimpleQueue.put` is made for that.
+        before = {number: signal.signal(number, lambda *_: self._events.put(Signalled())) for number in STOP_SIGNALS}
         try:
-            with Progress(settings.log_level, settings.log_file) as progress:
-                threading.Thread(target=self._obey, args=(progress,), name="signals", daemon=True).start()
-                return self._serve(progress)
+            now, actions = life.begin(time.monotonic(), limits)
+            while True:
+                for action in actions:
+                    self._do(action)
+                if now.state is State.STOPPED:
+                    self._progress.say("Stopped.")
+                    return 0
+                if now.failure is not None:
+                    raise now.failure
+                now, actions = life.step(now, self._next_event(now), time.monotonic(), limits)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-            self._signals.put(None)
+            if self._engine is not None:
+                self._engine.kill()  # there is none any more, unless the loop itself has failed
 
-    def _serve(self, progress: Progress) -> int:
-        restarts = 0
-        while True:
-            lived, failure = self._live_once(progress)
-            if self._stop.is_set():
-                progress.say("Stopped.")
-                return 0
-            if lived is None and restarts == 0:
-                raise failure  # it has never worked: trying again would only hide why
-            if lived is not None and lived > STEADY_S:
-                restarts = 0
-            if restarts == MAX_RESTARTS:
-                raise EngineFailed(f"vLLM died {restarts + 1} times: given up. {failure.reason}", failure.tail)
-            delay = 2**restarts
-            restarts += 1
-            progress.say("\n".join((*failure.tail, f"vLLM died. {failure.reason}")))
-            progress.say(f"Starting it again in {delay} s ({restarts} of {MAX_RESTARTS}).")
-            if self._stop.wait(delay):
-                return 0
+    def _next_event(self, now: Life) -> life.Event:
+        try:
+            left = None if now.deadline is None else max(0.0, now.deadline - time.monotonic())
+            return self._events.get(timeout=left)
+        except queue.Empty:
+            return Expired()
 
-    def _live_once(self, progress: Progress) -> tuple[float | None, EngineFailed]:
-        """Run vLLM to its end; return for how many seconds it was ready (None: never), and why it ended."""
-        lines: list[str] = []
+    def _do(self, action: life.Action) -> None:
+        match action:
+            case Start(number=number):
+                self._start(number)
+            case Announce(answers=answers):
+                self._progress.announce(announcement(self._launch, answers.context, self._progress.end()))
+                if answers.note:
+                    self._progress.say(answers.note)
+            case Drain(seconds=seconds):
+                self._drain(seconds)
+            case Kill(reason=reason):
+                if reason is not None:
+                    self._progress.say(reason)
+                assert self._engine is not None
+                self._engine.kill()
+            case Retry(failure=failure, delay=delay, restarts=restarts):
+                self._progress.end()
+                tail = failure.tail if isinstance(failure, EngineFailed) else ()
+                self._progress.say("\n".join((*tail, f"vLLM died. {failure}")))
+                self._progress.say(f"Starting it again in {delay:.0f} s ({restarts} of {life.MAX_RESTARTS}).")
+
+    def _start(self, number: int) -> None:
+        capacity: list[str] = []
 
         def on_line(line: str) -> None:
-            progress.line(line)
-            if not self._ready and "KV cache" in line:
-                lines.append(line)
+            self._progress.line(line)
+            if tells_capacity(line):
+                capacity.append(line)
 
-        self._ready = False
-        engine = Engine(self._launch.command, on_line=on_line)
-        progress.begin("resolving the model")
-        engine.start()
-        self._engine = engine
-        if self._stop.is_set():
-            engine.kill()
+        self._engine = engine = Engine(self._launch.command, on_line=on_line)
+        self._progress.begin("resolving the model")
         try:
-            with followed(self._launch.download, progress.detail):
-                engine.wait_ready(self._launch.settings.startup_timeout)
-        except EngineFailed as failure:
-            progress.end()
-            return None, failure
-        self._ready = True
-        begin = time.monotonic()
-        took = progress.end()
-        self._announce(took)
-        if difference := compare_with_log(self._launch.plan, lines):
-            progress.say(difference)
-        engine.wait()
-        return time.monotonic() - begin, engine.failure()
+            engine.start()
+        except ServingError as error:
+            self._events.put(Ended(number, error))
+            return
+        threading.Thread(
+            target=self._watch, args=(number, engine, capacity), name=f"vllm-watch-{number}", daemon=True
+        ).start()
 
-    def _announce(self, took: float) -> None:
-        launch = self._launch
-        context = served_context(launch)
-        print(
-            f"Ready after {took:.1f} s: {launch.command.base_url}",
-            f"  model    {launch.command.served_name}" + (f" ({launch.about})" if launch.about else ""),
-            f"  context  {context:,} tokens per request" if context else "  context  not reported",
-            f"  ask      {question_command(launch)}",
-            sep="\n",
-            flush=True,
-        )
+    def _drain(self, seconds: float | None) -> None:
+        assert self._engine is not None
+        self._progress.stop_showing_errors()
+        self._engine.terminate()
+        if seconds is not None:
+            self._progress.say(f"Stopping: running requests have {seconds:.0f} s to finish; once more stops at once.")
 
-    def _obey(self, progress: Progress) -> None:
-        """Turn signals into a stop: the first drains, the next kills."""
-        while self._signals.get() is not None:
-            again = self._stop.is_set()
-            self._stop.set()
-            engine = self._engine
-            if engine is None:
-                continue
-            if again:
-                engine.kill()
-                continue
-            engine.terminate()
-            drain = self._launch.settings.shutdown_timeout
-            grace = drain + EXIT_MARGIN_S if self._ready else LOADING_GRACE_S
-            if self._ready:
-                progress.say(f"Stopping: running requests have {drain:.0f} s to finish; once more stops at once.")
-            threading.Thread(target=_kill_after, args=(engine, grace), daemon=True).start()
-
-
-def _kill_after(engine: Engine, seconds: float) -> None:
-    if engine.wait(seconds) is None:
-        engine.kill()
-
-
-def served_context(launch: Launch) -> int | None:
-    """Ask the server for the context length that it settled on, in tokens; None if it does not say."""
-    request = urllib.request.Request(f"{launch.command.base_url}/models")
-    if launch.settings.api_key:
-        request.add_header("Authorization", f"Bearer {launch.settings.api_key.get_secret_value()}")
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy has no business on loopback
-    try:
-        with opener.open(request, timeout=10) as response:
-            length = json.load(response)["data"][0]["max_model_len"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
-    return length if isinstance(length, int) else None
-
-
-def question_command(launch: Launch) -> str:
-    """Return a shell command, to be run where `make serve` runs, that asks the server a question."""
-    settings, command = launch.settings, launch.command
-    words = []
-    if (settings.llm_base_url or DEFAULT_BASE_URL).replace("localhost", "127.0.0.1").rstrip("/") != command.base_url:
-        words.append(f"LLM_BASE_URL={shlex.quote(command.base_url)}")
-    if settings.api_key and not settings.llm_api_key:
-        words.append('LLM_API_KEY="$SERVE_API_KEY"')
-    if settings.llm_model != command.served_name:
-        words.append(f"LLM_MODEL={shlex.quote(command.served_name)}")
-    python = Path(sys.executable)
-    here = Path.cwd()
-    shown = str(python.relative_to(here)) if python.is_relative_to(here) else str(python)
-    return " ".join((*words, shlex.quote(shown), "-m client", shlex.quote(QUESTION)))
+    def _watch(self, number: int, engine: Engine, capacity: list[str]) -> None:
+        """Report of one vLLM, in a thread of its own, until it has ended."""
+        settings = self._launch.settings
+        key = settings.api_key.get_secret_value() if settings.api_key else None
+        try:
+            with report_download(self._launch.download, self._progress.detail):
+                answers = engine.wait_answer()
+            if answers:
+                note = compare_with_log(self._launch.plan, capacity)
+                self._events.put(Answers(number, served_context(engine.probe, key), note))
+                if reason := wait_for_hang(engine, key, stalled_after=settings.stall_timeout):
+                    self._events.put(Hangs(number, reason))
+        finally:
+            engine.wait()
+            self._events.put(Ended(number, engine.failure()))

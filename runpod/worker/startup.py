@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from client.settings import DEFAULT_MODEL
 from serving.engine.command import plan_arguments
-from serving.engine.download import followed
+from serving.engine.download import report_download
 from serving.engine.process import Engine
 from serving.engine.progress import Progress
 from serving.launch import find_hardware, prepare, settle
@@ -73,7 +73,7 @@ class EngineStart:
 
     def wait_ready(self) -> None:
         """Wait until vLLM answers. Raises EngineFailed."""
-        with followed(self._download, self._progress.detail):
+        with report_download(self._download, self._progress.detail):
             self._engine.wait_ready(self._settings.startup_timeout)
         self._progress.end()
         self._say(f"vLLM is ready: {self.served_name}")

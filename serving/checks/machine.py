@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serving.checks.check import Check, Status
-from serving.engine.process import refuse_taken_port
+from serving.engine.port import refuse_taken_port
 from serving.engine.program import find_engine, pinned_version
 from serving.errors import Refused, ServingError
 from serving.model.hub_cache import cache_folder

@@ -6,6 +6,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
+from serving.engine.progress import Progress
 from serving.launch import prepare
 from serving.settings import ServeSettings
 from serving.supervisor import Supervisor
@@ -22,11 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal ends it; return 0. Raises ServingError."""
-    launch = prepare(ServeSettings.load(args.env_file), say=_say, dry_run=args.dry_run)
+    settings = ServeSettings.load(args.env_file)
     if args.dry_run:
-        print(shlex.join(launch.command.argv))
+        print(shlex.join(prepare(settings, say=_say, dry_run=True).command.argv))
         return 0
-    return Supervisor(launch).run()
+    with Progress(settings.log_level, settings.log_file) as progress:
+        return Supervisor(prepare(settings, say=_say), progress).run()
 
 
 def _say(line: str) -> None:

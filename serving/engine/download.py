@@ -19,7 +19,7 @@ INTERVAL_S = 2.0
 
 @dataclass(frozen=True)
 class Download:
-    """Name what is to be downloaded: a model `owner/name` and how many bytes its weights have."""
+    """What is to be downloaded: a model `owner/name`, and how many bytes its weights have."""
 
     name: str
     total_bytes: int
@@ -35,7 +35,7 @@ class Download:
 
 
 @contextmanager
-def followed(download: Download | None, tell: Callable[[str], None]) -> Iterator[None]:
+def report_download(download: Download | None, tell: Callable[[str], None]) -> Iterator[None]:
     """Tell how far `download` is, whenever more has arrived, until the block is left."""
     if download is None:
         yield

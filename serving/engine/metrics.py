@@ -20,6 +20,7 @@ GENERATED_TOKENS = "vllm:generation_tokens_total"
 PREFIX_QUERIES = "vllm:prefix_cache_queries_total"
 PREFIX_HITS = "vllm:prefix_cache_hits_total"
 PREEMPTIONS = "vllm:num_preemptions_total"
+ANSWERS = "http_requests_total"  # of the server around vLLM's engine
 FIRST_TOKEN = "vllm:time_to_first_token_seconds"  # noqa: S105 (a metric, not a secret)
 BETWEEN_TOKENS = "vllm:inter_token_latency_seconds"
 
@@ -31,10 +32,14 @@ Buckets = dict[float, float]  # upper bound in seconds, and how many observation
 
 @dataclass(frozen=True)
 class Sample:
-    """One reading of `/metrics`. A number that the server does not export is absent, which is not zero."""
+    """One reading of `/metrics`. A number that the server does not export is absent, which is not zero.
+
+    `answers` counts requests by the kind of status that they ended in, such as "2xx".
+    """
 
     numbers: dict[str, float]
     histograms: dict[str, Buckets] = field(default_factory=dict)
+    answers: dict[str, float] = field(default_factory=dict)
 
     def get(self, name: str) -> float | None:
         """Return a number by its metric's name, None if the server does not export it."""
@@ -51,15 +56,18 @@ def read_sample(text: str) -> Sample:
     """Read the text of `/metrics`. Raises ValueError if it is no Prometheus text."""
     numbers: dict[str, float] = {}
     histograms: dict[str, Buckets] = {name: defaultdict(float) for name in HISTOGRAMS}
+    answers: dict[str, float] = defaultdict(float)
     for family in text_string_to_metric_families(text):
         for item in family.samples:
             if item.name in SUMMED:
                 numbers[item.name] = numbers.get(item.name, 0.0) + item.value
             elif item.name == KV_CACHE:
                 numbers[KV_CACHE] = max(numbers.get(KV_CACHE, 0.0), item.value)
+            elif item.name == ANSWERS:
+                answers[item.labels.get("status", "")] += item.value
             elif item.name.endswith("_bucket") and (name := item.name.removesuffix("_bucket")) in histograms:
                 histograms[name][float(item.labels["le"])] += item.value
-    return Sample(numbers, {name: dict(buckets) for name, buckets in histograms.items() if buckets})
+    return Sample(numbers, {name: dict(buckets) for name, buckets in histograms.items() if buckets}, dict(answers))
 
 
 def rate(before: Sample, after: Sample, name: str, seconds: float) -> float | None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import http
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,12 +19,14 @@ import psutil
 
 from serving.engine.command import reachable
 from serving.engine.diagnosis import FailureReader
+from serving.engine.log_lines import read_lines
+from serving.engine.port import listens, refuse_taken_port
 from serving.engine.probe import Probe
 from serving.errors import EngineFailed, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import IO, TextIO
+    from typing import TextIO
 
     from serving.engine.command import EngineCommand
 
@@ -38,11 +38,16 @@ TAIL_LINES = 20
 EXIT_MARGIN_S = 30.0
 
 
+def late(timeout: float) -> str:
+    """Return the sentence on a start that takes longer than `timeout` seconds."""
+    return f"vLLM was not ready in SERVE_STARTUP_TIMEOUT={timeout:.0f} s: allow more, or see its last lines."
+
+
 class Engine:
     """Run vLLM once, under a reaper that kills all of it when this process ends, however it ends.
 
-    `on_line` gets every line of vLLM's log, from a thread of the engine's. Made for one thread of the caller's; `kill`
-    and `terminate` may be called from any, but not from a signal handler (they take a lock).
+    `on_line` gets every line of vLLM's log, safe for a terminal, from a thread of the engine's. Everything else may be
+    called from any thread, but `kill` and `terminate` not from a signal handler (they take a lock).
     """
 
     def __init__(self, command: EngineCommand, *, on_line: Callable[[str], None] | None = None) -> None:
@@ -89,24 +94,33 @@ class Engine:
         self._pump.start()
         threading.Thread(target=self._await_end, args=(reaper, reports), name="vllm-end", daemon=True).start()
 
-    def wait_ready(self, timeout: float) -> float:
-        """Wait until /health answers from the process that was started; return the seconds that took.
+    def wait_answer(self, timeout: float | None = None) -> bool:
+        """Wait until /health answers from the process that was started; return False if that did not come about.
 
-        Raises EngineFailed if vLLM ends first, or if `timeout` seconds pass (vLLM is killed then).
+        It does not if vLLM ends first, or if `timeout` seconds pass.
         """
         begin = time.monotonic()
         while not self._ended.wait(0.1):
             if self._is_healthy() and self._owns_port():
                 self._failures.forget()  # what the start said does not explain a later end
-                return time.monotonic() - begin
-            if time.monotonic() - begin > timeout:
-                self.kill()
-                self.wait()
-                raise EngineFailed(
-                    f"vLLM was not ready in SERVE_STARTUP_TIMEOUT={timeout:.0f} s: allow more, or see its last lines.",
-                    tuple(self.tail),
-                )
-        raise self.failure()
+                return True
+            if timeout is not None and time.monotonic() - begin > timeout:
+                return False
+        return False
+
+    def wait_ready(self, timeout: float) -> float:
+        """Wait as `wait_answer` does; return the seconds that took.
+
+        Raises EngineFailed if vLLM ends first, or if `timeout` seconds pass (vLLM is killed then).
+        """
+        begin = time.monotonic()
+        if self.wait_answer(timeout):
+            return time.monotonic() - begin
+        if self.poll() is not None:
+            raise self.failure()
+        self.kill()
+        self.wait()
+        raise EngineFailed(late(timeout), tuple(self.tail))
 
     def failure(self) -> EngineFailed:
         """Return why vLLM ended, as an error with its last lines; call it when it has ended."""
@@ -148,20 +162,17 @@ class Engine:
             self._orders = None
 
     def _read_log(self, reaper: subprocess.Popen[bytes]) -> None:
+        """Read all of the log, whatever becomes of a line: vLLM would stop, or die, where nobody reads."""
         assert reaper.stdout is not None
         with reaper.stdout as log:
-            self._read_lines(log)
-
-    def _read_lines(self, log: IO[bytes]) -> None:
-        for raw in log:
-            # A progress bar redraws its line with carriage returns: the last state counts.
-            line = raw.decode("utf-8", "replace").rstrip().rpartition("\r")[2]
-            if not line:
-                continue
-            self.tail.append(line)
-            self._failures.take(line)
-            if self._on_line:
-                self._on_line(line)
+            for line in read_lines(log.fileno()):
+                self.tail.append(line)
+                try:
+                    self._failures.take(line)
+                    if self._on_line:
+                        self._on_line(line)
+                except Exception:
+                    logger.exception("A line of vLLM's log was lost")
 
     def _await_end(self, reaper: subprocess.Popen[bytes], reports: TextIO) -> None:
         code = -int(signal.SIGKILL)
@@ -187,41 +198,6 @@ class Engine:
     def _owns_port(self) -> bool:
         try:
             main = psutil.Process(self.pid)
-            return any(_listens(process, self.command.port) for process in (main, *main.children(recursive=True)))
+            return any(listens(process, self.command.port) for process in (main, *main.children(recursive=True)))
         except psutil.Error:
             return False
-
-
-def _listens(process: psutil.Process, port: int) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in process.net_connections("inet"))
-    return False
-
-
-def refuse_taken_port(host: str, port: int) -> None:
-    """Raise Refused, naming the holder if it is known, unless `host`:`port` can be bound."""
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError as error:
-        raise Refused(f"SERVE_HOST={host!r} is not an address of this machine: {error}.") from error
-    with socket.socket(family, kind, proto) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except PermissionError as error:
-            raise Refused(f"Port {port} needs privileges that you lack: set SERVE_PORT to 1024 or more.") from error
-        except OSError as error:
-            holder = _holder(port)
-            if holder is None and error.errno != errno.EADDRINUSE:
-                raise Refused(f"SERVE_HOST={host!r} cannot be bound: {error.strerror}.") from error
-            by = f" by {holder}" if holder else ""
-            raise Refused(f"Port {port} is taken{by}: stop that, or set SERVE_PORT to another port.") from error
-
-
-def _holder(port: int) -> str | None:
-    with contextlib.suppress(psutil.Error, PermissionError):
-        for connection in psutil.net_connections("inet"):
-            listens = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
-            if listens and connection.pid:
-                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
-    return None

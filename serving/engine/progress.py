@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 from serving.engine.diagnosis import FailureReader
+from serving.engine.log_file import LogFile
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import TracebackType
 
     from rich.progress import Progress as Live
@@ -33,13 +36,13 @@ _RANKS = {"DEBUG": 0, "INFO": 1, "WARNING": 2, "ERROR": 3, "CRITICAL": 3}
 class Progress:
     """Show phases: one live line on a terminal, else a plain line each; pass vLLM's log on from `level` up.
 
-    Everything goes to standard error. All of the log goes to `log_file`, if there is one. `line` may be called from
-    any thread. Use it as a context manager.
+    All but `announce` goes to standard error. All of the log goes to `log_file`, if there is one. A reader of ours that
+    goes away, or a disk that is full, costs what it would have got and nothing else. Safe to use from any thread. Use
+    it as a context manager. Raises ConfigurationError if the file cannot be opened.
     """
 
     def __init__(self, level: str, log_file: Path | None = None) -> None:
         self._rank = _RANKS[level.upper()]
-        self._file = log_file.open("a", encoding="utf-8") if log_file else None
         self._lock = threading.RLock()
         self._live: Live | None = None
         self._task: TaskID
@@ -48,6 +51,7 @@ class Progress:
         self._last_detail = -DETAIL_S
         self._begin = time.monotonic()
         self._hints = FailureReader()
+        self._file = LogFile(log_file, self.say) if log_file else None
 
     def __enter__(self) -> Progress:
         return self
@@ -61,10 +65,11 @@ class Progress:
 
     def begin(self, phase: str) -> None:
         """Begin the first phase of a start; the clock of the following ones runs from here."""
-        self._begin = time.monotonic()
-        self._phase = None
-        self._hints.forget()
-        self.phase(phase)
+        with self._lock:
+            self._begin = time.monotonic()
+            self._phase = None
+            self._hints.forget()
+            self.phase(phase)
 
     def phase(self, phase: str) -> None:
         """Enter a phase; entering the one that runs changes nothing."""
@@ -94,30 +99,42 @@ class Progress:
         with self._lock:
             self._stop_live()
             self._phase = None
-        return time.monotonic() - self._begin
+            return time.monotonic() - self._begin
 
     def say(self, text: str) -> None:
         """Print a line of our own, with the elapsed time while a start is under way."""
-        clock = f"[{time.monotonic() - self._begin:6.1f}s] " if self._phase else ""
         with self._lock:
-            print(f"{clock}{text}", file=sys.stderr, flush=True)
+            clock = f"[{time.monotonic() - self._begin:6.1f}s] " if self._phase else ""
+            _show(f"{clock}{text}", sys.stderr)
+
+    def announce(self, text: str) -> None:
+        """Print what is the result of a start, on standard output."""
+        with self._lock:
+            _show(text, sys.stdout)
 
     def line(self, line: str) -> None:
         """Take a line of vLLM's log: follow the phases in it, store it, show it if its level is high enough."""
         with self._lock:
             if self._file:
-                print(line, file=self._file, flush=True)
+                self._file.write(line)
             match = _LEVEL.match(line)
             if match:
                 self._last_rank = _RANKS[match[1]]
             if self._last_rank >= self._rank:  # a line without a level continues the one before
-                print(line, file=sys.stderr, flush=True)
+                _show(line, sys.stderr)
             if self._phase:
                 if hint := self._hints.take(line):  # it may hang: told while it does
                     self.say(hint)
                 for phase, pattern in _PHASES:
                     if pattern.search(line) and not (phase == "loading weights" and self._phase == "compiling"):
                         self.phase(phase)
+
+    def stop_showing_errors(self) -> None:
+        """Show vLLM's log no more, unless all of it was asked for: what is told to end complains of its own end."""
+        with self._lock:
+            self._stop_live()
+            if self._rank > _RANKS["INFO"]:
+                self._rank = max(_RANKS.values()) + 1
 
     def _show_live(self, phase: str) -> None:
         if self._live is None:
@@ -134,5 +151,16 @@ class Progress:
 
     def _stop_live(self) -> None:
         if self._live is not None:
-            self._live.stop()
+            with contextlib.suppress(OSError):
+                self._live.stop()
             self._live = None
+
+
+def _show(text: str, stream: TextIO) -> None:
+    """Print a line; if nobody reads any more, or the disk behind it is full, go on without."""
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        # What the stream still holds would fail once more when Python ends, and make its exit status 120.
+        with contextlib.suppress(OSError), Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())

@@ -20,11 +20,16 @@ _CONCURRENCY = re.compile(r"Maximum concurrency for ([\d,]+) tokens per request:
 
 @dataclass(frozen=True)
 class LoggedCapacity:
-    """Hold what vLLM logged: tokens in the KV cache, and how many requests of `max_model_len` tokens fit at once."""
+    """What vLLM logged: tokens in the KV cache, and how many requests of `max_model_len` tokens fit at once."""
 
     tokens: int
     max_model_len: int | None = None
     concurrency: float | None = None
+
+
+def tells_capacity(line: str) -> bool:
+    """Whether a line tells something of the capacity; vLLM logs such lines when it starts, and then no more."""
+    return bool(_CAPACITY.search(line) or _CONCURRENCY.search(line))
 
 
 def read_capacity(lines: Iterable[str]) -> LoggedCapacity | None:

@@ -2,36 +2,45 @@
 
 Three signs, each of a kind that `/health` alone does not tell: the API process says nothing; the engine core behind it
 stands still while requests wait; every request ends in an error of vLLM's own. What is not known is never held against
-it: a counter that /metrics does not have is no zero.
+it: a counter that /metrics does not have is no zero. Nor is what takes long: a core that computes is given far longer
+than one that does not.
 """
 
 from __future__ import annotations
 
-import http.client
-import re
+import time
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import psutil
+
+from serving.engine import metrics
 
 if TYPE_CHECKING:
     from serving.engine.process import Engine
 
+EVERY_S = 2.0
 SILENT_AFTER_S = 60.0
 STALLED_AFTER_S = 180.0
+# No token for so long, and yet the core computes: a prompt of 100,000 tokens on a small machine, or a compiler.
+BUSY_AFTER_S = 900.0
 FAILING_AFTER_S = 60.0
 # Fewer failures in a row may be one caller's.
 FAILURES = 3
 LOOK_S = 3.0  # longest wait for one answer
-METRICS_LIMIT = 8 << 20  # bytes
+# A core that waits for work takes less of a processor than this (measured: under 0.01), one that computes far more.
+COMPUTING_SHARE = 0.05
+# Whoever has not looked for longer was stopped too (a paused container): that time counts for nothing.
+LONGEST_GAP_S = 30.0
 
-_SAMPLE = re.compile(
-    r"^(?:(?P<tokens>vllm:(?:prompt|generation)_tokens_total)|(?P<running>vllm:num_requests_running)"
-    r'|(?P<ended>http_requests_total\{[^}\n]*status="(?P<status>\dxx)"))[^ \n]* (?P<value>\S+)$',
-    re.MULTILINE,
-)
+
+@dataclass(frozen=True)
+class Core:
+    """The processes below vLLM's main one, which compute: whether one is stopped, and the seconds of CPU they took."""
+
+    stopped: bool = False
+    cpu: float | None = None
 
 
 @dataclass(frozen=True)
@@ -43,35 +52,53 @@ class Sight:
     running: float | None = None
     served: float | None = None
     failed: float | None = None
-    core_stopped: bool = False
+    core: Core = Core()
 
 
 def look(engine: Engine, key: str | None = None) -> Sight:
     """Look at a running vLLM. Takes at most a few seconds, and never fails."""
-    url = urlsplit(engine.base_url)
-    host, port = url.hostname or "127.0.0.1", url.port or 80
-    stopped = _core_stopped(engine.pid)
-    if _get(host, port, "/health", None)[0] != HTTPStatus.OK:
-        return Sight(healthy=False, core_stopped=stopped)
-    status, text = _get(host, port, "/metrics", key)
-    return read_metrics(text if status == HTTPStatus.OK else "", core_stopped=stopped)
+    core = look_at_core(engine.pid)
+    health = engine.probe.get("/health", timeout=LOOK_S)
+    if health is None or health.status != HTTPStatus.OK:
+        return Sight(healthy=False, core=core)
+    answer = engine.probe.get("/metrics", key=key, timeout=LOOK_S)
+    text = answer.body.decode("utf-8", "replace") if answer is not None and answer.status == HTTPStatus.OK else ""
+    return read_sight(text, core)
 
 
-def read_metrics(text: str, *, core_stopped: bool = False) -> Sight:
-    """Read the answer of /metrics: sums over all engines."""
-    sums: dict[str, float] = {}
-    for sample in _SAMPLE.finditer(text):
-        kind = "failed" if sample["status"] == "5xx" else "served" if sample["status"] == "2xx" else sample.lastgroup
-        name = "tokens" if sample["tokens"] else "running" if sample["running"] else kind
+def read_sight(text: str, core: Core = Core()) -> Sight:
+    """Return what the answer of /metrics shows."""
+    try:
+        sample = metrics.read_sample(text)
+    except ValueError:
+        return Sight(healthy=True, core=core)
+    tokens = [sample.get(name) for name in (metrics.PROMPT_TOKENS, metrics.GENERATED_TOKENS)]
+    known = [value for value in tokens if value is not None]
+    return Sight(
+        healthy=True,
+        tokens=sum(known) if known else None,
+        running=sample.get(metrics.RUNNING),
+        served=sample.answers.get("2xx", 0.0) if sample.answers else None,
+        failed=sample.answers.get("5xx", 0.0) if sample.answers else None,
+        core=core,
+    )
+
+
+def look_at_core(pid: int | None) -> Core:
+    """Look at the processes below vLLM's main one, `pid`."""
+    stopped, cpu = False, None
+    try:
+        children = psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return Core()
+    for child in children:
         try:
-            value = float(sample["value"])
-        except ValueError:
+            times = child.cpu_times()
+            stopped |= child.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+        except psutil.Error:
             continue
-        if name in ("tokens", "running", "served", "failed"):
-            sums[name] = sums.get(name, 0.0) + value
-    if "served" in sums or "failed" in sums:
-        sums = {"served": 0.0, "failed": 0.0} | sums
-    return Sight(healthy=True, core_stopped=core_stopped, **sums)
+        cpu = (cpu or 0.0) + times.user + times.system
+    return Core(stopped, cpu)
 
 
 class Watchdog:
@@ -79,9 +106,14 @@ class Watchdog:
 
     def __init__(self, now: float, *, stalled_after: float = STALLED_AFTER_S) -> None:
         self._stalled_after = stalled_after
+        self._silent_after = min(SILENT_AFTER_S, stalled_after)
+        self._busy_after = max(BUSY_AFTER_S, stalled_after)
+        self._looked = now
         self._heard = now
-        self._moved = now
+        self._moved = now  # a token came, or nobody waited for one
+        self._computed = now  # that, or the core took CPU time
         self._tokens: float | None = None
+        self._cpu: tuple[float, float | None] = (now, None)  # when, and how much by then
         self._counts: tuple[float, float] | None = None
         self._failing_since: float | None = None
         self._failures = 0.0
@@ -98,18 +130,42 @@ class Watchdog:
 
         `in_hand`: requests that the caller knows to be waiting; /metrics knows only those that the core has reported.
         """
+        self._forgive(now)
         if sight.healthy:
             self._heard = now
-        elif now - self._heard > SILENT_AFTER_S:
+        elif now - self._heard > self._silent_after:
             return f"vLLM is running and has not answered /health for {now - self._heard:.0f} s"
+        return self._judge_progress(sight, now, in_hand) or self._judge_answers(sight, now)
+
+    def _forgive(self, now: float) -> None:
+        gap = now - self._looked - LONGEST_GAP_S
+        self._looked = now
+        if gap > 0:
+            self._heard, self._moved, self._computed = self._heard + gap, self._moved + gap, self._computed + gap
+
+    def _judge_progress(self, sight: Sight, now: float, in_hand: int) -> str | None:
         waiting = max(in_hand, sight.running or 0)
         moved = sight.tokens != self._tokens
         self._tokens = sight.tokens
-        if not sight.core_stopped and (moved or not waiting or sight.tokens is None):
-            self._moved = now
-        elif now - self._moved > self._stalled_after:
-            what = "its engine core is stopped" if sight.core_stopped else f"{waiting:.0f} requests wait"
+        if not sight.core.stopped and (moved or not waiting or sight.tokens is None):
+            self._moved = self._computed = now
+        if self._computes(sight.core, now):
+            self._computed = now
+        what = "its engine core is stopped" if sight.core.stopped else f"{waiting:.0f} requests wait"
+        if now - self._computed > self._stalled_after:
             return f"vLLM has computed no token for {now - self._moved:.0f} s, and {what}"
+        if now - self._moved > self._busy_after:
+            return f"vLLM has been busy for {now - self._moved:.0f} s without a token, and {what}"
+        return None
+
+    def _computes(self, core: Core, now: float) -> bool:
+        """Whether the core has taken CPU time since the last look that could tell."""
+        (at, before), self._cpu = self._cpu, (now, core.cpu)
+        if core.stopped or core.cpu is None or before is None:
+            return False
+        return core.cpu - before > COMPUTING_SHARE * (now - at)
+
+    def _judge_answers(self, sight: Sight, now: float) -> str | None:
         if sight.served is not None and sight.failed is not None:
             before = self._counts or (sight.served, sight.failed)
             self._counts = (sight.served, sight.failed)
@@ -130,29 +186,11 @@ class Watchdog:
             self._failures += failed
 
 
-def _get(host: str, port: int, path: str, key: str | None) -> tuple[int, str]:
-    connection = http.client.HTTPConnection(host, port, timeout=LOOK_S)
-    try:
-        connection.request("GET", path, headers={"Authorization": f"Bearer {key}"} if key else {})
-        response = connection.getresponse()
-        return response.status, response.read(METRICS_LIMIT).decode("utf-8", "replace")
-    except (OSError, http.client.HTTPException):
-        return 0, ""
-    finally:
-        connection.close()
-
-
-def _core_stopped(pid: int | None) -> bool:
-    """Whether a process below vLLM's main one is stopped (by a signal, or a debugger)."""
-    try:
-        children = psutil.Process(pid).children(recursive=True)
-    except psutil.Error:
-        return False
-    return any(_is_stopped(child) for child in children)
-
-
-def _is_stopped(process: psutil.Process) -> bool:
-    try:
-        return process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
-    except psutil.Error:
-        return False
+def wait_for_hang(engine: Engine, key: str | None, *, stalled_after: float) -> str | None:
+    """Watch a vLLM that is ready; return why it is of no use any more, or None when it has ended by itself."""
+    watchdog = Watchdog(time.monotonic(), stalled_after=stalled_after)
+    while engine.wait(EVERY_S) is None:
+        reason = watchdog.judge(look(engine, key), time.monotonic())
+        if reason is not None and engine.poll() is None:
+            return reason
+    return None

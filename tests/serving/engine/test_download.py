@@ -3,7 +3,7 @@ import threading
 import pytest
 
 from serving.engine import download
-from serving.engine.download import Download, followed
+from serving.engine.download import Download, report_download
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def test_what_arrives_is_told_unfinished_files_included(blobs):
         arrived.set()
 
     (blobs / "a").write_bytes(b"x" * 1000)
-    with followed(Download("owner/name", 2 * 10**9), tell):
+    with report_download(Download("owner/name", 2 * 10**9), tell):
         with (blobs / "b.incomplete").open("wb") as file:
             file.truncate(500_000_000)
         assert arrived.wait(20)
@@ -33,9 +33,9 @@ def test_what_arrives_is_told_unfinished_files_included(blobs):
 
 def test_nothing_is_told_of_a_download_that_does_not_move(blobs):
     told = []
-    with followed(Download("owner/name", 10**9), told.append):
+    with report_download(Download("owner/name", 10**9), told.append):
         threading.Event().wait(0.2)
-    with followed(None, told.append):
+    with report_download(None, told.append):
         pass
     assert told == []
     assert Download("owner/other", 1).present_bytes() == 0

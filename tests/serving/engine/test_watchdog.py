@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.engine.watchdog import Sight, Watchdog, read_metrics
+from serving.engine.watchdog import Core, Sight, Watchdog, read_sight
 
 FINE = Sight(healthy=True, tokens=5.0, running=0.0)
 # As vLLM 0.32 writes it.
@@ -33,13 +33,13 @@ def watch(sights, every=2.0, **options):
 
 
 def test_what_metrics_say_is_read():
-    assert read_metrics(METRICS) == Sight(healthy=True, tokens=12445.0, running=3.0, served=7.0, failed=3.0)
-    assert read_metrics("") == Sight(healthy=True)
+    assert read_sight(METRICS) == Sight(healthy=True, tokens=12445.0, running=3.0, served=7.0, failed=3.0)
+    assert read_sight("") == Sight(healthy=True)
 
 
 @given(st.text())
 def test_any_text_is_read(text):
-    assert read_metrics(text).healthy
+    assert read_sight(text).healthy
 
 
 def test_a_silent_process_is_given_up_after_a_minute():
@@ -53,12 +53,44 @@ def test_a_core_that_stands_still_while_requests_run_is_given_up_after_the_longe
     assert 180 < watch([(busy, 600)])[0] <= 186
 
 
+def test_a_core_that_computes_is_left_alone_for_a_long_prefill_and_not_for_ever():
+    watchdog, cpu = Watchdog(0.0, stalled_after=180.0), 0.0
+    for now in range(0, 900, 2):
+        cpu += 0.5
+        assert watchdog.judge(Sight(healthy=True, tokens=5.0, running=1.0, core=Core(cpu=cpu)), float(now)) is None
+    assert "busy for 90" in watchdog.judge(Sight(healthy=True, tokens=5.0, running=1.0, core=Core(cpu=cpu)), 902.0)
+
+
+def test_a_core_that_hardly_computes_stands_still():
+    now, reason = None, None
+    watchdog = Watchdog(0.0, stalled_after=180.0)
+    for now in range(0, 600, 2):
+        sight = Sight(healthy=True, tokens=5.0, running=1.0, core=Core(cpu=now * 0.01))
+        if reason := watchdog.judge(sight, float(now)):
+            break
+    assert 180 < now <= 186
+    assert "1 requests wait" in reason
+
+
+def test_a_shorter_patience_is_one_for_silence_too():
+    watchdog = Watchdog(0.0, stalled_after=5.0)
+    assert watchdog.judge(Sight(healthy=False), 4.0) is None
+    assert "/health" in watchdog.judge(Sight(healthy=False), 6.0)
+
+
+@pytest.mark.parametrize("sight", [Sight(healthy=False), Sight(healthy=True, tokens=5.0, running=2.0)])
+def test_who_was_paused_as_well_does_not_count_the_pause(sight):
+    watchdog = Watchdog(0.0)
+    watchdog.judge(sight, 1.0)
+    assert watchdog.judge(sight, 3600.0) is None
+
+
 def test_requests_that_the_core_never_saw_count_too():
     assert 180 < watch([(FINE, 600)], in_hand=3)[0] <= 186
 
 
 def test_a_stopped_core_is_given_up_even_where_there_are_no_counters():
-    now, reason = watch([(Sight(healthy=True, core_stopped=True), 600)])
+    now, reason = watch([(Sight(healthy=True, core=Core(stopped=True)), 600)])
     assert 180 < now <= 186
     assert "stopped" in reason
 
