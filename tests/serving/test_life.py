@@ -36,7 +36,7 @@ OVER = (State.STOPPED, State.FAILED)
 class World:
     """A supervisor's loop with a clock of its own and engines that do what a test says. Checks itself at each step."""
 
-    now: float = 0.0
+    now: float = 0
     running: int | None = None  # the number of the vLLM that is there
     engines: int = 0
     announced: list[int] = field(default_factory=list)
@@ -89,7 +89,7 @@ class World:
 EVENTS = st.one_of(
     st.sampled_from(["signal", "answers", "hangs", "ends", "refused"]),
     st.tuples(st.just("stale"), st.integers(1, 8)),
-    st.floats(0, 400).map(lambda seconds: ("wait", seconds)),
+    st.integers(0, 400).map(lambda seconds: ("wait", seconds)),
 )
 
 
@@ -151,7 +151,7 @@ def test_after_a_wish_to_stop_nothing_is_started_and_an_end_of_vllm_is_the_end(h
     assert world.life.state in OVER
 
 
-@given(st.integers(2, 5), st.floats(0, 300))
+@given(st.integers(2, 5), st.integers(0, 300))
 def test_asking_again_kills_at_once_and_once(times, later):
     world = World()
     world.happen(Answers(1))
