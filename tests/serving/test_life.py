@@ -184,6 +184,7 @@ def test_a_hang_is_the_reason_of_the_restart():
     world.happen(Hangs(1, "it has not answered /health for 61 s"))
     assert world.actions[-1] == Kill("vLLM hung: it has not answered /health for 61 s.")
     world.happen(Ended(1, EngineFailed("vLLM was killed (SIGKILL).")))
+    assert isinstance(world.actions[-1], Retry)
     assert str(world.actions[-1].failure) == "vLLM hung: it has not answered /health for 61 s."
     world.wait(1)
     assert world.life.state is State.STARTING
@@ -214,6 +215,7 @@ def test_a_restart_that_finds_the_port_taken_is_one_more_try():
     world.wait(1)
     world.happen(Ended(2, Refused("Port 8000 is taken.")))
     assert world.life.state is State.RESTARTING
+    assert isinstance(world.actions[-1], Retry)
     assert str(world.actions[-1].failure) == "Port 8000 is taken."
 
 
