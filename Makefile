@@ -35,6 +35,9 @@ doctor: setup ## check every precondition of `make serve`
 status: setup ## say what the server does now: ARGS='--watch', '--json', '--url http://10.0.0.5:8000'
 	@$(PY) -m serving status $(ARGS)
 
+bench: setup ## say how many users the server carries that LLM_* name: ARGS='--first-token 500ms --speed 20 --price 1.91'
+	@$(PY) -m serving bench $(ARGS)
+
 runpod-local: setup $(if $(SERVE_ENGINE),,setup-engine) ## try the RunPod worker here: emulated platform, worker and vLLM together
 	@exec $(PY) runpod/emulator.py --worker $(ARGS)
 
@@ -113,4 +116,4 @@ pins: setup ## write constraints.txt anew, keeping what can be kept
 format: setup ## put the code into the house's format
 	@.venv/bin/ruff check --fix . && .venv/bin/ruff format .
 
-.PHONY: help setup setup-engine serve status chat bench-client bench-worker soak soak-worker runpod-local image push plan plan-table doctor test test-fast test-slow lint format generated settings-docs pins deploy-plan deploy deploy-status deploy-logs deploy-rollback undeploy export
+.PHONY: help setup setup-engine serve status bench chat bench-client bench-worker soak soak-worker runpod-local image push plan plan-table doctor test test-fast test-slow lint format generated settings-docs pins deploy-plan deploy deploy-status deploy-logs deploy-rollback undeploy export

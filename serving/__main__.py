@@ -18,6 +18,7 @@ COMMANDS = {
     "doctor": ("serving.commands.doctor", "check every precondition of `serve`"),
     "status": ("serving.commands.status", "say what a running server does now, here or elsewhere"),
     "key": ("serving.commands.key", "make, list and remove keys with names and limits"),
+    "bench": ("serving.commands.bench", "say how many users a server carries, and what a token costs"),
     "export": (
         "serving.commands.export.command",
         "write the same deployment for other engines: Helm, SkyPilot, vllm-router, systemd",

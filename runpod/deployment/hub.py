@@ -16,6 +16,7 @@ from client.settings import DEFAULT_MODEL
 from deployment import pools as gpu_pools
 from deployment.settings import DeploySettings
 from deployment.spec import CUDA, ROOM_GB
+from serving.hardware.rented import POOLS
 from serving.model.resolve import resolve
 from serving.planning.plan import PlanRequest
 from serving.settings import ServeSettings
@@ -51,7 +52,7 @@ TEST_TIMEOUT_MS = 600_000  # a cold start is part of it
 
 def fitting() -> list[gpu_pools.Offer]:
     """Return the pools that Gemma 3 27B fits with one GPU and default settings, cheapest first."""
-    offered = gpu_pools.offers(gpu_pools.POOLS, resolve(DEFAULT_MODEL), PlanRequest(), 1)
+    offered = gpu_pools.offers(POOLS, resolve(DEFAULT_MODEL), PlanRequest(), 1)
     return [offer for offer in offered if offer.fits]
 
 
@@ -106,7 +107,7 @@ def hub() -> Json:
 def tests() -> Json:
     """Return the content of tests.json: one question, on the cheapest card that fits."""
     model = resolve(TEST_MODEL)
-    offers = gpu_pools.offers(gpu_pools.POOLS, model, PlanRequest(), 1)
+    offers = gpu_pools.offers(POOLS, model, PlanRequest(), 1)
     card = next(offer.card for offer in offers if offer.fits and offer.hourly is not None)
     question = [{"role": "user", "content": "What is the capital of France? Answer with one word."}]
     return {

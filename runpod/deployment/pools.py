@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from serving.errors import ConfigurationError, DoesNotFit
-from serving.hardware.parse import parse_gpus
+from serving.hardware.rented import POOLS, Card, Pool
 from serving.planning.plan import make_plan
 from serving.planning.precision import ORDER
 from serving.units import GIB
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from deployment.answers import GpuType
-    from serving.hardware.gpu import Hardware
     from serving.model.facts import ModelFacts
     from serving.planning.plan import Plan, PlanRequest
 
@@ -35,106 +34,6 @@ ASSUMPTIONS = (
     f"$/M tokens assumes {AT_ONCE} answers at once for each copy of the model (or what fits of 8k tokens), written "
     f"at {BANDWIDTH_SHARE:.0%} of the memory bandwidth; a cold start assumes weights at {DOWNLOAD_GB_PER_S} GB/s "
     f"and {START_S:.0f} s to load, compile and warm up. Estimates, for comparing."
-)
-
-
-@dataclass(frozen=True)
-class Card:
-    """A GPU type, named as RunPod does, which is how the driver names it.
-
-    `bandwidth` is its memory's, in GB/s, from the maker's data sheet; `described` stands in for a name that the
-    planner does not know; `availability` is HIGH, MEDIUM, LOW, NONE, or None if it was not asked for.
-    """
-
-    id: str
-    bandwidth: int
-    availability: str | None = None
-    described: str | None = None
-
-    def hardware(self, count: int) -> Hardware:
-        """Return a box with `count` of this card."""
-        return parse_gpus(f"{count}x {self.described or self.id}")
-
-
-@dataclass(frozen=True)
-class Pool:
-    """A pool and its price: USD per hour for each GPU, flex workers; None where none is published."""
-
-    id: str
-    price: float | None
-    cards: tuple[Card, ...]
-
-    def smallest(self, count: int) -> Card:
-        """Return the card with the least memory; of equals the oldest, then the slowest."""
-
-        def size(card: Card) -> tuple[int, tuple[int, int], int]:
-            gpu = card.hardware(count).gpus[0]
-            return gpu.total_bytes, gpu.compute_capability or (0, 0), card.bandwidth
-
-        return min(self.cards, key=size)
-
-    @property
-    def available(self) -> bool:
-        """Whether any card may be had now; unknown counts as yes."""
-        return any(card.availability != "NONE" for card in self.cards)
-
-
-# Prices: https://docs.runpod.io/serverless/pricing, USD per second times 3600, to the cent. The live catalogue wins.
-POOLS = (
-    Pool(
-        "AMPERE_24",
-        0.68,
-        (
-            Card("NVIDIA L4", 300),
-            Card("NVIDIA RTX A5000", 768),
-            Card("NVIDIA GeForce RTX 3090", 936),
-        ),
-    ),
-    Pool("ADA_24", 1.12, (Card("NVIDIA GeForce RTX 4090", 1008),)),
-    Pool("ADA_32_PRO", None, (Card("NVIDIA GeForce RTX 5090", 1792),)),
-    Pool(
-        "AMPERE_48",
-        1.22,
-        (Card("NVIDIA RTX A6000", 768), Card("NVIDIA A40", 696)),
-    ),
-    Pool(
-        "ADA_48_PRO",
-        1.91,
-        (
-            Card("NVIDIA L40", 864),
-            Card("NVIDIA L40S", 864),
-            Card("NVIDIA RTX 6000 Ada Generation", 960),
-        ),
-    ),
-    Pool(
-        "AMPERE_80",
-        2.74,
-        (Card("NVIDIA A100 80GB PCIe", 1935), Card("NVIDIA A100-SXM4-80GB", 2039)),
-    ),
-    Pool(
-        "ADA_80_PRO",
-        4.18,
-        (
-            Card("NVIDIA H100 PCIe", 2000),
-            Card("NVIDIA H100 80GB HBM3", 3350),
-            Card("NVIDIA H100 NVL", 3900),
-        ),
-    ),
-    Pool(
-        "BLACKWELL_96",
-        4.00,
-        (
-            Card("NVIDIA RTX PRO 6000 Blackwell Server Edition", 1597),
-            Card("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", 1792),
-            Card("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", 1792),
-        ),
-    ),
-    Pool(
-        "HOPPER_141",
-        5.58,
-        (Card("NVIDIA H200", 4800), Card("NVIDIA H200 NVL", 4800)),
-    ),
-    Pool("BLACKWELL_180", 8.64, (Card("NVIDIA B200", 8000),)),
 )
 
 

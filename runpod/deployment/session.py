@@ -17,6 +17,7 @@ from deployment.report import show_offers
 from deployment.rest_api import RunpodApi
 from deployment.spec import Change
 from serving.errors import ConfigurationError
+from serving.hardware.rented import POOLS
 from serving.launch import for_others
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from deployment.pools import Offer
     from deployment.settings import DeployConfig
     from deployment.terminal import Terminal
+    from serving.hardware.rented import Pool
 
 Json = dict[str, Any]
 
@@ -110,7 +112,7 @@ class Session:
 
         Without an API, or where its catalogue cannot be had, the shipped pools and prices stand in.
         """
-        pools: Sequence[gpu_pools.Pool] = gpu_pools.POOLS
+        pools: Sequence[Pool] = POOLS
         self.prices = "shipped"
         if api is not None:
             try:

@@ -123,7 +123,7 @@ def page_about(plan: Plan, served_name: str, banner: str | None, *, images: bool
         "summary": f"{plan.precision} on {where}, {plan.max_model_len:,} tokens a request",
         "banner": banner,
         "images": images,
-        "limits": {"requests": at_once},
+        "limits": {"requests": at_once, "length": length, "tokens": plan.kv_cache_tokens},
         "plan": [{"value": value, "label": label} for value, label in figures],
     }
 
