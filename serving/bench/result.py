@@ -80,9 +80,8 @@ class Result:
         if best is not None and broke is not None:
             said.append(f"With {self.amount(broke.load)}, {self.goal.missed(broke)}.")
         if best is not None and (price := self.usd_per_million(best)) is not None:
-            said.append(
-                f"At {self.amount(best.load)} a million written tokens cost ${price:.2f} (${self.usd_per_hour:g} an hour)."
-            )
+            hourly = f"${self.usd_per_hour:g} an hour"
+            said.append(f"At {self.amount(best.load)} a million written tokens cost ${price:.2f} ({hourly}).")
         said += [*self._cache(), *self._own_cost()]
         if not self.equal:
             said.append("The server takes no `ignore_eos`, so answers end where the model ends them: lengths differ.")

@@ -17,8 +17,8 @@ STYLE = """
 :root { color-scheme: light dark }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.5rem } svg { width: 100%; height: auto } .wide { overflow-x: auto }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100% }
-th, td { padding: .35rem .5rem; font-size: .9rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; font-size: .9rem }
+th, td { padding: .35rem .5rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap }
 th { font-weight: 600 } .missed { color: #c4320a } .best { font-weight: 700 } pre { overflow: auto; font-size: .8rem }
 """
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deployment import hub
-from deployment.pools import POOLS
+from serving.hardware.rented import POOLS
 from tests.deployment.conftest import ROOT
 from tests.support.serving import clean_environment
 

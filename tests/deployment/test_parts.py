@@ -13,9 +13,10 @@ from pydantic import SecretStr
 from deployment import rest_api as runpod_api
 from deployment.answers import GpuType
 from deployment.masking import MASK, Redactor, looks_secret, shown
-from deployment.pools import POOLS, live_pools
+from deployment.pools import live_pools
 from deployment.settings import DeploySettings
 from deployment.spec import HEALTH_PORT, HTTP_PORT, Change, compare
+from serving.hardware.rented import POOLS
 from tests.deployment.fake_runpod import GPUS, KEY, Failure, gpu_type
 from worker.settings import WorkerSettings
 
