@@ -11,7 +11,6 @@ from serving.checks.machine import driver_problem
 from serving.engine.command import plan_arguments
 from serving.errors import ConfigurationError, DoesNotFit, Refused
 from serving.launch import find_hardware, settle
-from serving.planning.precision import ORDER
 from serving.planning.words import Words
 from serving.settings import ServeSettings
 
@@ -37,6 +36,7 @@ JSON_KEYS = (
     "memory_gib",
     "args",
 )
+PRECISIONS = ("auto", "bf16", "fp8", "int4")
 OPTIONS = ("model", "context", "precision", "text_only")
 
 
@@ -51,7 +51,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what to plan, and with which wishes."""
     parser.add_argument("--model", help=f"model to plan for (default: SERVE_MODEL, else {DEFAULT_MODEL})")
     parser.add_argument("--context", help="least number of tokens in a request (default: SERVE_CONTEXT)")
-    parser.add_argument("--precision", help=f"auto, {', '.join(ORDER)} (default: SERVE_PRECISION)")
+    parser.add_argument("--precision", help=f"{', '.join(PRECISIONS)} (default: SERVE_PRECISION)")
     parser.add_argument(
         "--text-only", action="store_true", default=None, help="without images (default: SERVE_TEXT_ONLY)"
     )
@@ -87,7 +87,7 @@ def settle_options(settings: ServeSettings, args: argparse.Namespace, *, gpu: bo
     if args.context is not None:
         wishes = replace(wishes, context=_tokens(args.context))
     if args.precision is not None:
-        if args.precision not in ("auto", *ORDER):
+        if args.precision not in PRECISIONS:
             raise ConfigurationError(
                 f"--precision={args.precision!r} is not allowed: it must be auto, bf16, fp8 or int4."
             )

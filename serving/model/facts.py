@@ -1,80 +1,119 @@
-"""What the planner must know of a model: its attention layers, its sizes, its checkpoints."""
+"""What the planner must know of a model: what its layers keep of a request, its sizes, its checkpoints."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-Precision = Literal["bf16", "fp8", "int4", "fp32", "fp16"]
+if TYPE_CHECKING:
+    from serving.model.family import Family
 
-# Bytes per weight of the decoder's linear layers. int4 adds a bfloat16 scale for each group of weights.
-LINEAR_BYTES = {"bf16": 2.0, "fp8": 1.0, "int4-g128": 0.5 + 2 / 128, "int4-g32": 0.5 + 2 / 32}
-LOADED = 1.006  # a model takes a little more than its files: "Model loading took 51.417 GiB" for 51.10 GiB
-SIGLIP_PARAMETERS = 416_866_032  # the vision tower that Gemma 3 4B, 12B and 27B share
-SIGLIP_WIDTH = 1152
+# The form of a checkpoint's weights. "fp32" and "fp16" are plain weights computed in those.
+Precision = Literal["bf16", "fp8", "int8", "int4", "fp4", "fp32", "fp16"]
+KvKind = Literal["full", "sliding", "chunked", "latent", "state"]
+
+# A model takes a little more than its files: "Model loading took 51.417 GiB" for 51.10 GiB. Most of that are the tables
+# of its rotary embeddings; this stands for them where vLLM was not asked how large they are.
+LOADED = 1.006
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Name weights that can be had: vLLM's name for them, their bytes, whether a licence must be accepted first."""
+    """Weights that can be had: vLLM's name for them, their bytes, whether a licence must be accepted first.
+
+    `replicated_bytes` is the part of `weight_bytes` that each GPU holds whole where several share the model.
+    `linear_bytes` is the part that quantising on load shrinks; 0 where that is not known.
+    """
 
     name: str
     precision: Precision
     weight_bytes: int
     gated: bool = False
+    replicated_bytes: int = 0
+    linear_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class KvLayers:
+    """Layers that keep the same of a request, and how many there are.
+
+    "full" layers keep a key and a value of each token in `heads` heads of `head_dim` numbers (the value's may have
+    `value_dim`), "sliding" ones those of the last `window` tokens, "chunked" ones those of a chunk of `window`.
+    "latent" ones (multi-head latent attention) keep one vector of `head_dim` numbers, on each GPU the same. "state"
+    ones (Mamba, linear attention) keep `state_bytes` of a request, however long it is, `state_copies` times.
+    `number_bytes` is set where the checkpoint itself says in how many bytes a number is kept.
+    """
+
+    kind: KvKind
+    count: int
+    heads: int = 1
+    head_dim: int = 0
+    value_dim: int | None = None
+    window: int = 0
+    state_bytes: int = 0
+    state_copies: int = 1
+    number_bytes: int | None = None
+
+    def token_bytes(self, number_bytes: int, tensor_parallel: int = 1) -> int:
+        """Return what one of these layers keeps of a token on each GPU; 0 for a layer that keeps a state.
+
+        KV heads are divided among the GPUs, and copied where there are fewer of them than GPUs.
+        """
+        size = self.number_bytes or number_bytes
+        if self.kind == "latent":
+            return self.head_dim * size
+        heads = max(1, self.heads // tensor_parallel)
+        return heads * (self.head_dim + (self.head_dim if self.value_dim is None else self.value_dim)) * size
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Describe a decoder model.
+    """A decoder model.
 
-    `full_layers` attend to everything, `sliding_layers` to the last `window` tokens. `tower_bytes` is the vision
-    tower's share of the weights, in bytes; 0 for a text model. `checkpoints` holds at most one for each precision.
+    `heads` is its attention heads, `kv_layers` what is kept of a request; a layer that shares another's cache does not
+    count. `tower_bytes` is the share of the weights that leaving images and sound out saves; 0 for a text model.
+    `buffer_bytes` is what vLLM makes beside the weights, on each GPU; None: not known.
+    `checkpoints` holds at most one for each precision. `notes` says what is not known or was not checked.
     """
 
     name: str
-    full_layers: int
-    sliding_layers: int
-    window: int
+    kv_layers: tuple[KvLayers, ...]
     heads: int
-    kv_heads: int
-    head_dim: int
     hidden: int
     intermediate: int
     vocab: int
     max_model_len: int
     checkpoints: tuple[Checkpoint, ...]
     tower_bytes: int = 0
-    gemma: bool = False
+    buffer_bytes: int | None = None
+    family: Family | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def gemma(self) -> bool:
+        """Whether the model is a Gemma 3."""
+        return self.family is not None and self.family.name == "Gemma 3"
 
     @property
     def vision(self) -> bool:
-        """Tell whether the model takes images."""
+        """Whether the model takes images."""
         return self.tower_bytes > 0
 
     @property
-    def parameters(self) -> int:
-        """Return the number of parameters, computed from the sizes (exact for the Gemma 3 family)."""
-        return self.linear_parameters + self.other_parameters
+    def kv_heads(self) -> tuple[int, ...]:
+        """The numbers of KV heads that layers have, fewest first."""
+        return tuple(sorted({layers.heads for layers in self.kv_layers if layers.kind not in ("latent", "state")}))
 
     @property
-    def linear_parameters(self) -> int:
-        """Return the parameters of the decoder's linear layers, which are what quantisation shrinks."""
-        attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
-        return (self.full_layers + self.sliding_layers) * (attention + 3 * self.hidden * self.intermediate)
+    def hybrid(self) -> bool:
+        """Whether layers keep different parts of a request."""
+        return len({(layers.kind, layers.window) for layers in self.kv_layers}) > 1
 
     @property
-    def other_parameters(self) -> int:
-        """Return the parameters of the embedding (tied), the norms and the vision tower."""
-        layers = self.full_layers + self.sliding_layers
-        norms = layers * (4 * self.hidden + 2 * self.head_dim) + self.hidden
-        return self.vocab * self.hidden + norms + self.tower_bytes // 2
+    def weight_bytes(self) -> int:
+        """The bytes of the largest checkpoint."""
+        return max(checkpoint.weight_bytes for checkpoint in self.checkpoints)
 
     def checkpoint(self, precision: Precision) -> Checkpoint | None:
         """Return the checkpoint for a precision, None if there is none."""
         return next((item for item in self.checkpoints if item.precision == precision), None)
-
-
-def tower_bytes(hidden: int) -> int:
-    """Return the bytes of Gemma 3's vision tower and of its projector into a model of this width, in bfloat16."""
-    return 2 * (SIGLIP_PARAMETERS + SIGLIP_WIDTH * hidden + SIGLIP_WIDTH)

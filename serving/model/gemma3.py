@@ -1,15 +1,16 @@
-"""The Gemma 3 family, as shipped facts: 270M, 1B, 4B, 12B and 27B.
+"""The Gemma 3 family, as shipped facts: 270M, 1B, 4B, 12B and 27B, and MedGemma 27B, which is a 27B trained further.
 
 Sizes as in the models' configuration files; the parameters that follow from them equal the published counts (27B:
-27,432,406,640). Checkpoints: Google's own, which are gated, and for the 27B those quantised ones that are known to
-work with vLLM.
+27,432,406,640), and the layers and weights are those that vLLM 0.32 makes (`tests/serving/model/described`).
+Checkpoints: Google's own, which are gated, and those quantised ones that public scripts serve with vLLM.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from serving.model.facts import LINEAR_BYTES, LOADED, Checkpoint, ModelFacts, tower_bytes
+from serving.model.facts import LOADED, Checkpoint, KvLayers, ModelFacts
+from serving.model.family import GEMMA3
 from serving.units import GIB
 
 # What transformers' Gemma3TextConfig takes for what a config.json leaves out.
@@ -24,53 +25,60 @@ CONFIG_DEFAULTS = {
     "max_position_embeddings": 131_072,
     "sliding_window": 4096,
 }
+# Bytes per weight of the decoder's linear layers. int4 adds a bfloat16 scale for each group of weights.
+LINEAR_BYTES = {"fp8": 1.0, "int4-g128": 0.5 + 2 / 128, "int4-g32": 0.5 + 2 / 32}
+SIGLIP_PARAMETERS = 416_866_032  # the vision tower that 4B, 12B and 27B share
+SIGLIP_WIDTH = 1152
 
 
-def _member(
-    size: str,
-    layers: int,
-    hidden: int,
-    intermediate: int,
-    heads: int,
-    kv_heads: int,
-    head_dim: int = 256,
-    *,
-    window: int = 1024,
-    vision: bool = True,
-) -> ModelFacts:
-    name = f"google/gemma-3-{size}-it"
-    facts = ModelFacts(
-        name=name,
-        full_layers=layers // 6,
-        sliding_layers=layers - layers // 6,
-        window=window,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        hidden=hidden,
-        intermediate=intermediate,
-        vocab=262_208 if vision else 262_144,
-        max_model_len=131_072 if vision else 32_768,
-        checkpoints=(),
-        tower_bytes=tower_bytes(hidden) if vision else 0,
-        gemma=True,
-    )
-    return replace(facts, checkpoints=(Checkpoint(name, "bf16", 2 * facts.parameters, gated=True),))
+def tower_bytes(hidden: int) -> int:
+    """Return the bytes of the vision tower and of its projector into a model of this width, in bfloat16."""
+    return 2 * (SIGLIP_PARAMETERS + SIGLIP_WIDTH * hidden + SIGLIP_WIDTH)
 
 
-def _quantised(facts: ModelFacts, name: str, form: str, loaded_gib: float | None) -> Checkpoint:
-    """Return a checkpoint of known geometry; `loaded_gib`, what vLLM logged when it loaded it, counts for more."""
-    weights = int(facts.linear_parameters * LINEAR_BYTES[form] + facts.other_parameters * 2)
-    if loaded_gib is not None:
-        weights = int(loaded_gib * GIB / LOADED)
-    return Checkpoint(name, "fp8" if form == "fp8" else "int4", weights)
+@dataclass(frozen=True)
+class _Sizes:
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int = 256
+    window: int = 1024
+    vision: bool = True
+
+    @property
+    def linear_parameters(self) -> int:
+        """The parameters of the decoder's linear layers, which are what quantisation shrinks."""
+        attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
+        return self.layers * (attention + 3 * self.hidden * self.intermediate)
+
+    @property
+    def vocab(self) -> int:
+        return 262_208 if self.vision else 262_144
+
+    @property
+    def tower_bytes(self) -> int:
+        return tower_bytes(self.hidden) if self.vision else 0
+
+    @property
+    def other_bytes(self) -> int:
+        """The bytes of the embedding (tied), the norms and the vision tower."""
+        norms = self.layers * (4 * self.hidden + 2 * self.head_dim) + self.hidden
+        return 2 * (self.vocab * self.hidden + norms) + self.tower_bytes
 
 
-_27B = _member("27b", 62, 5376, 21504, 32, 16, 128)
-# The first of each precision is the one that the planner takes; the others are planned where they are named.
-QUANTISED_27B = tuple(
-    _quantised(_27B, name, form, loaded_gib)
-    for name, form, loaded_gib in (
+_SIZES = {
+    "27b": _Sizes(62, 5376, 21504, 32, 16, 128),
+    "12b": _Sizes(48, 3840, 15360, 16, 8),
+    "4b": _Sizes(34, 2560, 10240, 8, 4),
+    "1b": _Sizes(26, 1152, 6912, 4, 1, window=512, vision=False),
+    "270m": _Sizes(18, 640, 2048, 4, 1, window=512, vision=False),
+}
+# The first of each precision is the one that the planner takes; the others are planned where they are named. The
+# figure is what public logs say vLLM loaded, in GiB; without one the geometry says it.
+_QUANTISED: dict[str, tuple[tuple[str, str, float | None], ...]] = {
+    "27b": (
         ("RedHatAI/gemma-3-27b-it-FP8-dynamic", "fp8", None),
         ("RedHatAI/gemma-3-27b-it-quantized.w4a16", "int4-g128", None),
         ("BCCard/gemma-3-27b-it-FP8-Dynamic", "fp8", None),
@@ -80,23 +88,74 @@ QUANTISED_27B = tuple(
         ("gaunernst/gemma-3-27b-it-qat-compressed-tensors", "int4-g32", 17.42),
         ("gaunernst/gemma-3-27b-it-int4-awq", "int4-g32", 17.611),
         ("gaunernst/gemma-3-27b-it-qat-autoawq", "int4-g32", 17.611),
-    )
-)
+    ),
+    "12b": (
+        ("RedHatAI/gemma-3-12b-it-FP8-dynamic", "fp8", None),
+        ("RedHatAI/gemma-3-12b-it-quantized.w4a16", "int4-g128", None),
+        ("gaunernst/gemma-3-12b-it-qat-compressed-tensors", "int4-g32", None),
+        ("gaunernst/gemma-3-12b-it-int4-awq", "int4-g32", None),
+        ("gaunernst/gemma-3-12b-it-qat-autoawq", "int4-g32", None),
+    ),
+    "4b": (("RedHatAI/gemma-3-4b-it-quantized.w4a16", "int4-g128", None),),
+}
 
+
+def _quantised(sizes: _Sizes, name: str, geometry: str, loaded_gib: float | None) -> Checkpoint:
+    """Return a checkpoint of known geometry; `loaded_gib`, what vLLM logged when it loaded it, counts for more."""
+    weights = int(sizes.linear_parameters * LINEAR_BYTES[geometry]) + sizes.other_bytes
+    if loaded_gib is not None:
+        weights = int(loaded_gib * GIB / LOADED)
+    return Checkpoint(name, "fp8" if geometry == "fp8" else "int4", weights)
+
+
+def _member(size: str) -> ModelFacts:
+    """Return a member with its own checkpoint and the first of each quantised form."""
+    sizes, name = _SIZES[size], f"google/gemma-3-{size}-it"
+    full = sizes.layers // 6
+    linear = 2 * sizes.linear_parameters
+    plain = Checkpoint(name, "bf16", linear + sizes.other_bytes, gated=True, linear_bytes=linear)
+    found = {"bf16": plain}
+    for checkpoint in QUANTISED.get(size, ()):
+        found.setdefault(checkpoint.precision, checkpoint)
+    return ModelFacts(
+        name=name,
+        kv_layers=(
+            KvLayers("full", full, sizes.kv_heads, sizes.head_dim),
+            KvLayers("sliding", sizes.layers - full, sizes.kv_heads, sizes.head_dim, window=sizes.window),
+        ),
+        heads=sizes.heads,
+        hidden=sizes.hidden,
+        intermediate=sizes.intermediate,
+        vocab=sizes.vocab,
+        max_model_len=131_072 if sizes.vision else 32_768,
+        checkpoints=tuple(found.values()),
+        tower_bytes=sizes.tower_bytes,
+        family=GEMMA3,
+    )
+
+
+QUANTISED = {size: tuple(_quantised(_SIZES[size], *row) for row in rows) for size, rows in _QUANTISED.items()}
+QUANTISED_27B = QUANTISED["27b"]
 # Largest first.
-FAMILY = (
-    replace(_27B, checkpoints=(*_27B.checkpoints, *QUANTISED_27B[:2])),
-    _member("12b", 48, 3840, 15360, 16, 8),
-    _member("4b", 34, 2560, 10240, 8, 4),
-    _member("1b", 26, 1152, 6912, 4, 1, window=512, vision=False),
-    _member("270m", 18, 640, 2048, 4, 1, window=512, vision=False),
-)
+FAMILY = tuple(_member(size) for size in _SIZES)
+
+
+def _medgemma() -> ModelFacts:
+    """Return MedGemma 27B: the sizes of the 27B, which its card says it is made from; its config.json was not found."""
+    name = "google/medgemma-27b-it"
+    note = "MedGemma's own configuration was not seen: the sizes are those of the Gemma 3 that it was trained from."
+    return replace(FAMILY[0], name=name, checkpoints=(replace(FAMILY[0].checkpoints[0], name=name),), notes=(note,))
+
+
+MEDGEMMA = _medgemma()
 
 
 def shipped(name: str) -> ModelFacts | None:
     """Return the facts behind a name: a member of the family, or one of its known checkpoints; None if neither."""
     wanted = name.lower()
-    for facts in FAMILY:
+    if wanted == MEDGEMMA.name:
+        return MEDGEMMA
+    for size, facts in zip(_SIZES, FAMILY, strict=True):
         # The base models and the mirrors have the same sizes.
         if wanted == facts.name:
             return facts
@@ -104,9 +163,9 @@ def shipped(name: str) -> ModelFacts | None:
             return _alone(facts, replace(facts.checkpoints[0], name=name))
         if wanted == facts.name.replace("google/", "unsloth/"):
             return _alone(facts, replace(facts.checkpoints[0], name=name, gated=False))
-    for checkpoint in QUANTISED_27B:
-        if wanted == checkpoint.name.lower():
-            return _alone(_27B, checkpoint)
+        for checkpoint in QUANTISED.get(size, ()):
+            if wanted == checkpoint.name.lower():
+                return _alone(facts, checkpoint)
     return None
 
 

@@ -1,6 +1,6 @@
 """From a model's name to its facts.
 
-From the table of the Gemma 3 family that is shipped here (so planning works offline, and before a licence is accepted),
+From the tables of the families that are shipped here (so planning works offline, and before a licence is accepted),
 from a folder with a checkpoint, or from the Hugging Face cache. Nothing is downloaded.
 """
 
@@ -12,24 +12,32 @@ from typing import TYPE_CHECKING
 
 from serving.errors import ConfigurationError
 from serving.model.config_json import from_folder
-from serving.model.gemma3 import shipped
 from serving.model.hub_cache import cached_folder
+from serving.model.shipped import shipped
 from serving.model.weight_files import weight_bytes
 
 if TYPE_CHECKING:
+    from serving.model.ask_vllm import Ask
     from serving.model.facts import Checkpoint, ModelFacts
 
 
-def resolve(name: str, hub_cache: Path | None = None, said: str = "SERVE_MODEL") -> ModelFacts:
-    """Return the facts of a model: a folder, a checkpoint of the shipped table, or one in the Hugging Face cache.
+def resolve(
+    name: str,
+    hub_cache: Path | None = None,
+    said: str = "SERVE_MODEL",
+    *,
+    ask: Ask | None = None,
+) -> ModelFacts:
+    """Return the facts of a model: a folder, one of the shipped tables, or one in the Hugging Face cache.
 
     `google/gemma-3-27b-it` means the member of the family: all its checkpoints may be planned. Any other name means
-    that checkpoint alone. Where a checkpoint is cached, its files say how large it is, not the table. Raises
-    ConfigurationError with the sentence that says what would help; `said` is what the user calls the name.
+    that checkpoint alone. Where a checkpoint is cached, its files say how large it is, not the table. What is not in
+    the tables is asked of vLLM where `ask` is given. Raises ConfigurationError with the sentence that says what would
+    help; `said` is what the user calls the name.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return from_folder(folder, str(folder), said)
+        return from_folder(folder, str(folder), said, ask)
     facts = shipped(name)
     if facts is not None:
         return replace(facts, checkpoints=tuple(_as_it_is(item, hub_cache) for item in facts.checkpoints))
@@ -38,11 +46,11 @@ def resolve(name: str, hub_cache: Path | None = None, said: str = "SERVE_MODEL")
     cached = cached_folder(name, hub_cache)
     if cached is None:
         raise ConfigurationError(
-            f"{said}={name!r} is not known here: it must be a folder with a config.json, a Gemma 3 like "
+            f"{said}={name!r} is not known here: it must be a folder with a config.json, a Gemma 3 or 4 like "
             "google/gemma-3-27b-it, or a model in the Hugging Face cache (put its configuration there with "
             f"`.venv-engine/bin/hf download {name} config.json`)."
         )
-    return from_folder(cached, name, said)
+    return from_folder(cached, name, said, ask)
 
 
 def _as_it_is(checkpoint: Checkpoint, hub_cache: Path | None) -> Checkpoint:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from serving.errors import EngineFailed, Refused
 from serving.model.config_json import from_folder
-from serving.model.facts import Checkpoint, ModelFacts
+from serving.model.facts import Checkpoint, KvLayers, ModelFacts
 from serving.model.gemma3 import FAMILY
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ CONVERTER = Path(__file__).parents[1] / "vllm_side" / "environment" / "convert_g
 class TryoutModel:
     """A try-out model: `package` carries it, `about` says what its answers are worth.
 
-    `sizes` are its facts but for the checkpoint, which is made here. `sampling` is the server's default for it, None
-    for the model's own.
+    `sizes` are its facts but for the checkpoint's name, which is made here. `sampling` is the server's default for it,
+    None for the model's own.
     """
 
     name: str
@@ -52,17 +52,13 @@ TRYOUT_MODELS = {
             "SmolLM2-135M-Instruct, a very small model: it shows that everything works, its answers are not Gemma's",
             ModelFacts(
                 name="SmolLM2-135M-Instruct",
-                full_layers=30,
-                sliding_layers=0,
-                window=0,
+                kv_layers=(KvLayers("full", 30, 3, 64),),
                 heads=9,
-                kv_heads=3,
-                head_dim=64,
                 hidden=576,
                 intermediate=1536,
                 vocab=49_152,
                 max_model_len=8192,
-                checkpoints=(),
+                checkpoints=(Checkpoint("SmolLM2-135M-Instruct", "bf16", 2 * 134_515_008),),
             ),
             # So small a model wanders at any temperature: the likeliest token only, unless a request says otherwise.
             sampling={"top_k": 1},
@@ -90,7 +86,7 @@ def facts(model: TryoutModel, cache_dir: Path) -> ModelFacts:
     target = folder(model, cache_dir)
     if target.is_dir():
         return from_folder(target, str(target))
-    weights = Checkpoint(str(target), "bf16", 2 * model.sizes.parameters)
+    weights = replace(model.sizes.checkpoints[0], name=str(target), gated=False)
     return replace(model.sizes, name=str(target), checkpoints=(weights,))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from serving.hardware.catalog import KNOWN_GPUS
 from serving.hardware.gpu import Gpu, Hardware
-from serving.model.gemma3 import FAMILY
+from serving.model.shipped import smaller
 from serving.planning.precision import BF16_CAPABILITY
 from serving.planning.search import best_candidate, every_candidate, wanted_length
 from serving.units import GIB
@@ -26,7 +26,7 @@ LEAST_CONTEXT = 2048  # less than this is no use to anybody
 def alternatives(model: ModelFacts, hardware: Hardware, request: PlanRequest) -> tuple[str, ...]:
     """Return the nearest things that fit, nearest first, each as the words that ask for it and what it gives.
 
-    A smaller precision, then a shorter context, images left out, a smaller Gemma 3, more GPUs or larger ones.
+    A smaller precision, then a shorter context, images left out, a smaller member of the family, more or larger GPUs.
     """
     return tuple(_precision(model, hardware, request) or _context(model, hardware, request)) + tuple(
         item
@@ -64,15 +64,12 @@ def _length(candidate: Candidate, model: ModelFacts, request: PlanRequest) -> in
 
 
 def _smaller_model(model: ModelFacts, hardware: Hardware, request: PlanRequest) -> Iterator[str]:
-    if not model.gemma:
-        return
-    for other in FAMILY:
-        if other.parameters < model.parameters:
-            free = replace(request, precision="auto", max_model_len=None, tensor_parallel_size=None)
-            found = _best(other, hardware, free)
-            if found:
-                yield f"{request.words.ask('model', other.name)} ({found.precision}, {found.longest:,} tokens)"
-                return
+    for other in smaller(model):
+        free = replace(request, precision="auto", max_model_len=None, tensor_parallel_size=None)
+        found = _best(other, hardware, free)
+        if found:
+            yield f"{request.words.ask('model', other.name)} ({found.precision}, {found.longest:,} tokens)"
+            return
 
 
 def _more_gpus(model: ModelFacts, hardware: Hardware, request: PlanRequest) -> Iterator[str]:

@@ -24,6 +24,7 @@ def reasons(model: ModelFacts, hardware: Hardware, request: PlanRequest, chosen:
         "context": _context(model, request, chosen),
         "batch": _batch(model, request, chosen),
         "memory": _memory(request, chosen),
+        "known": " ".join(model.notes),
     }
     return {choice: why for choice, why in found.items() if why}
 
@@ -86,7 +87,8 @@ def _batch(model: ModelFacts, request: PlanRequest, chosen: Candidate) -> str:
     if batch == CPU_BATCH and not chosen.gpus:
         return ""
     if batch == BATCHES[0]:
-        why = "each takes KV cache in every sliding layer" if model.sliding_layers else "activations stay small"
+        sliding = any(layers.kind == "sliding" for layers in model.kv_layers)
+        why = "each takes KV cache in every sliding layer" if sliding else "activations stay small"
         return f"Steps of {batch.max_num_batched_tokens:,} tokens: {why}."
     return f"Steps of {batch.max_num_batched_tokens:,} tokens, {batch.max_num_seqs} requests: more leaves too little."
 

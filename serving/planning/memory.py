@@ -37,15 +37,18 @@ MANY_SEQUENCES = 256
 
 @dataclass(frozen=True)
 class Batch:
-    """Hold the largest batch that the engine runs, which is what its activations are measured with."""
+    """The largest batch that the engine runs, which is what its activations are measured with."""
 
     max_num_batched_tokens: int
     max_num_seqs: int
 
 
-def weights_bytes(weight_bytes: int, tensor_parallel: int) -> int:
-    """Return what the weights take on each of the GPUs that share them."""
-    return int(weight_bytes / tensor_parallel * LOADED)
+def weights_bytes(weight_bytes: int, tensor_parallel: int = 1, *, replicated: int = 0, loaded: float = LOADED) -> int:
+    """Return what the weights take on each of the GPUs that share them, all but `replicated` bytes.
+
+    `loaded` is how much more they take than that, on the GPU.
+    """
+    return int((replicated + (weight_bytes - replicated) / tensor_parallel) * loaded)
 
 
 def activation_bytes(
@@ -59,8 +62,8 @@ def activation_bytes(
 ) -> int:
     """Return what a GPU needs besides weights and KV cache; `size` is the bytes of one computed number.
 
-    The largest of three peaks that do not coincide: the widest layer (6 x intermediate + 12 x hidden bytes a token),
-    the sampler, and the vision tower.
+    The tables that vLLM makes beside the weights, and the largest of three peaks that do not coincide: the widest layer
+    (6 x intermediate + 12 x hidden bytes a token), the sampler, and the vision tower.
     """
     many = batch.max_num_seqs > MANY_SEQUENCES
     layer = batch.max_num_batched_tokens * (6 * model.intermediate + 12 * model.hidden) * size / 2
@@ -68,4 +71,4 @@ def activation_bytes(
     tower = batch.max_num_batched_tokens / IMAGE_TOKENS * IMAGE_GIB * GIB if images and model.vision else 0
     graphs = 0.0 if eager else GRAPHS_GIB * (1 + many)
     fixed = CONTEXT_GIB + graphs + (COLLECTIVES_GIB if tensor_parallel > 1 else 0)
-    return int(fixed * GIB + max(layer, sampler, tower))
+    return int(fixed * GIB + max(layer, sampler, tower)) + (model.buffer_bytes or 0)

@@ -100,9 +100,10 @@ def make_plan(model: ModelFacts, hardware: Hardware, request: PlanRequest) -> Pl
 def _check(model: ModelFacts, request: PlanRequest) -> None:
     """Raise ConfigurationError for a request that no hardware could meet."""
     name = request.words.name
-    if request.dtype == "float16" and model.gemma:
+    if request.dtype == "float16" and model.family is not None and not model.family.float16:
         raise ConfigurationError(
-            f"{name('dtype')}='float16' is not allowed with Gemma 3, which is numerically unstable in it: use bfloat16."
+            f"{name('dtype')}='float16' is not allowed with {model.family.name}, which is numerically unstable in it: "
+            "use bfloat16."
         )
     if request.max_model_len is not None and request.max_model_len > model.max_model_len:
         raise ConfigurationError(
@@ -113,7 +114,8 @@ def _check(model: ModelFacts, request: PlanRequest) -> None:
     if tensor is not None and tensor not in (allowed := divisors(model, 64)):
         raise ConfigurationError(
             f"{name('tensor_parallel_size')}={tensor} is not allowed: the {model.heads} attention heads and "
-            f"{model.kv_heads} KV heads of {model.name} can be divided among {', '.join(map(str, allowed))} GPUs."
+            f"{' or '.join(map(str, model.kv_heads))} KV heads of {model.name} can be divided among "
+            f"{', '.join(map(str, allowed))} GPUs."
         )
     tokens, seqs = request.max_num_batched_tokens, request.max_num_seqs
     if tokens is not None and seqs is not None and tokens < seqs:

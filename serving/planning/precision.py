@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from serving.hardware.gpu import Gpu
-    from serving.model.facts import Checkpoint, ModelFacts
+    from serving.model.facts import Checkpoint, ModelFacts, Precision
     from serving.planning.request import PlanRequest
 
 BF16_CAPABILITY = (8, 0)
 FP8_CAPABILITY = (8, 9)  # before it, fp8 weights are widened to bfloat16 as they are used (vLLM's Marlin kernel)
 ENGINE_CAPABILITY = (7, 5)  # the oldest that CUDA 13, and so the engine's PyTorch, still compiles for
-ORDER = ("bf16", "fp8", "int4")  # best first
+ORDER: tuple[Precision, ...] = ("bf16", "fp8", "int8", "int4", "fp4")  # best first
 
 
 @dataclass(frozen=True)
 class Compute:
-    """Say what the engine computes in: vLLM's name of the type and the bytes of one number."""
+    """What the engine computes in: vLLM's name of the type and the bytes of one number."""
 
     dtype: str
     size: int
@@ -26,8 +26,8 @@ class Compute:
 
 def checkpoints(model: ModelFacts, request: PlanRequest) -> list[Checkpoint]:
     """Return the checkpoints to try, best first."""
-    order = ORDER if request.precision == "auto" else (request.precision,)
-    return [checkpoint for precision in order for checkpoint in model.checkpoints if checkpoint.precision == precision]
+    asked = [item for item in model.checkpoints if request.precision in ("auto", item.precision)]
+    return sorted(asked, key=lambda item: ORDER.index(item.precision))
 
 
 def gpu_compute(gpu: Gpu, checkpoint: Checkpoint, request: PlanRequest) -> Compute | None:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from serving.model.facts import LOADED
 from serving.planning.kv_cache import CPU_BLOCK_TOKENS, CUDA_BLOCK_TOKENS, KvLayout, kv_layout
 from serving.planning.memory import (
     CONTEXT_GIB,
@@ -42,7 +43,7 @@ COPIES_WORTH = 0.75
 
 @dataclass(frozen=True)
 class Candidate:
-    """Hold one way to run: which weights, on which GPUs, with which batch, and the memory that follows, in bytes.
+    """One way to run: which weights, on which GPUs, with which batch, and the memory that follows, in bytes.
 
     `kv_bytes` is what is left for the KV cache on the GPU that has least; `longest` the largest length that fits it.
     """
@@ -66,12 +67,12 @@ class Candidate:
 
     @property
     def precision(self) -> str:
-        """Return the name of what runs (see `precision.label`)."""
+        """The name of what runs (see `precision.label`)."""
         return label(self.checkpoint, self.compute)
 
     @property
     def mixed(self) -> bool:
-        """Tell whether GPUs of different kinds share the work."""
+        """Whether GPUs of different kinds share the work."""
         return len({(gpu.name, gpu.total_bytes) for gpu in self.gpus}) > 1
 
 
@@ -79,12 +80,12 @@ def divisors(model: ModelFacts, limit: int) -> list[int]:
     """Return the tensor-parallel sizes, up to `limit`, that vLLM accepts for the model.
 
     They divide the attention heads (`ModelConfig.verify_with_parallel_config`), and divide the KV heads or are a
-    multiple of them.
+    multiple of them, in every layer.
     """
     return [
         size
         for size in range(1, limit + 1)
-        if model.heads % size == 0 and (model.kv_heads % size == 0 or size % model.kv_heads == 0)
+        if model.heads % size == 0 and all(heads % size == 0 or size % heads == 0 for heads in model.kv_heads)
     ]
 
 
@@ -224,7 +225,7 @@ def cpu_candidate(model: ModelFacts, checkpoint: Checkpoint, request: PlanReques
         hybrid=request.hybrid,
     )
     space = request.kv_cache_bytes or request.cpu_kv_bytes or CPU_KV_BYTES
-    weights = weights_bytes(_loaded(model, checkpoint, compute, request), 1)
+    weights = _weights(model, checkpoint, compute, request, 1)
     activations = activation_bytes(model, batch, images=not request.text_only, eager=True, size=compute.size)
     longest = layout.longest(space, request.max_model_len or model.max_model_len)
     return Candidate(checkpoint, compute, (), 1, 1, batch, 0.0, weights, activations, space, layout, longest)
@@ -278,7 +279,7 @@ def _candidate(
         concurrent_batches=2 if request.async_scheduling else 1,
         hybrid=request.hybrid,
     )
-    weights = weights_bytes(_loaded(model, checkpoint, compute, request), tensor)
+    weights = _weights(model, checkpoint, compute, request, tensor)
     activations = activation_bytes(
         model,
         batch,
@@ -298,7 +299,11 @@ def _candidate(
     )
 
 
-def _loaded(model: ModelFacts, checkpoint: Checkpoint, compute: Compute, request: PlanRequest) -> int:
-    """Return the bytes that are loaded of a checkpoint: without the vision tower, wider if computed in float32."""
-    size = checkpoint.weight_bytes - (model.tower_bytes if request.text_only else 0)
-    return size * compute.size // 2 if checkpoint.precision == "bf16" else size
+def _weights(model: ModelFacts, checkpoint: Checkpoint, compute: Compute, request: PlanRequest, tensor: int) -> int:
+    """Return what a checkpoint takes on each GPU: without the vision tower, wider if computed in float32."""
+    left_out = model.tower_bytes if request.text_only else 0
+    wide = compute.size // 2 if checkpoint.precision == "bf16" else 1
+    whole = max(0, checkpoint.replicated_bytes - left_out)
+    loaded = LOADED if model.buffer_bytes is None else 1.0
+    size = checkpoint.weight_bytes - left_out
+    return weights_bytes(size * wide, tensor, replicated=whole * wide, loaded=loaded)

@@ -6,6 +6,7 @@ import pytest
 
 from serving.errors import ConfigurationError
 from serving.hardware.parse import parse_gpus
+from serving.model.facts import KvLayers
 from serving.model.gemma3 import FAMILY, QUANTISED_27B
 from serving.model.resolve import resolve
 from serving.planning.plan import PlanRequest, make_plan
@@ -48,7 +49,7 @@ def folder(path, config, **files):
 
 def test_a_plain_model_is_read_from_its_folder(tmp_path):
     facts = resolve(folder(tmp_path, LLAMA, **{"model-00001-of-00001": 16_060_000_000}))
-    assert (facts.full_layers, facts.sliding_layers, facts.head_dim, facts.kv_heads) == (32, 0, 128, 8)
+    assert facts.kv_layers == (KvLayers("full", 32, 8, 128),)
     assert facts.checkpoints[0].weight_bytes == 16_060_000_000
     assert make_plan(facts, parse_gpus("1x L40S"), PlanRequest()).max_model_len == 131_072
 
@@ -60,9 +61,9 @@ def test_without_its_weights_their_size_is_computed(tmp_path):
 def test_what_gemmas_configuration_leaves_out_is_filled_in(tmp_path):
     facts = resolve(folder(tmp_path, GEMMA_4B))
     shipped = FAMILY[2]
-    for name in ("full_layers", "sliding_layers", "window", "heads", "kv_heads", "head_dim", "vocab", "tower_bytes"):
+    for name in ("heads", "hidden", "intermediate", "vocab", "tower_bytes", "family"):
         assert getattr(facts, name) == getattr(shipped, name)
-    assert facts.gemma
+    assert set(facts.kv_layers) == set(shipped.kv_layers)
     assert facts.vision
     assert facts.checkpoints[0].weight_bytes == shipped.checkpoints[0].weight_bytes
 
@@ -79,7 +80,8 @@ def test_what_gemmas_configuration_leaves_out_is_filled_in(tmp_path):
 )
 def test_the_kinds_of_layers_are_read(tmp_path, change, full, sliding):
     facts = resolve(folder(tmp_path, LLAMA | change))
-    assert (facts.full_layers, facts.sliding_layers) == (full, sliding)
+    counts = {layers.kind: layers.count for layers in facts.kv_layers}
+    assert (counts.get("full", 0), counts.get("sliding", 0)) == (full, sliding)
 
 
 @pytest.mark.parametrize(
@@ -122,8 +124,6 @@ def test_weights_in_float32_are_loaded_in_what_computes(tmp_path):
         {"model_type": "bert"},
         LLAMA | {"kv_lora_rank": 512},
         LLAMA | {"layer_types": ["linear_attention"] * 32},
-        LLAMA | {"quantization_config": {"quant_method": "bitsandbytes"}},
-        LLAMA | {"num_local_experts": 8},
         LLAMA | {"num_attention_heads": "many"},
         [],
     ],

@@ -168,7 +168,7 @@ def test_without_a_gpu_the_cpu_engine_is_planned_for_small_models_only():
         ("1x L40S", {"precision": "bf16"}, "SERVE_PRECISION=fp8"),
         ("1x A100 40GB", {"context": 131_072, "precision": "fp8"}, "SERVE_PRECISION=int4"),
         ("1x T4", {}, "SERVE_MODEL=google/gemma-3-1b-it (fp32"),
-        ("1x RTX 3090", {"context": 131_072}, "SERVE_MODEL=google/gemma-3-4b-it (bf16, 131,072 tokens)"),
+        ("1x RTX 3090", {"context": 131_072}, "SERVE_MODEL=google/gemma-3-12b-it (int4, 131,072 tokens)"),
         ("1x 10GiB sm86", {}, "4x GPU of 10 GiB (int4)"),
     ],
 )
@@ -227,7 +227,7 @@ def test_a_share_that_is_not_free_does_not_fit():
         (GEMMA_27B, {"max_model_len": 200_000}, "at most 131072 tokens"),
         (GEMMA_27B, {"tensor_parallel_size": 3}, "1, 2, 4, 8, 16, 32"),
         (GEMMA_27B, {"max_num_seqs": 64, "max_num_batched_tokens": 32}, "at least SERVE_MAX_NUM_SEQS=64"),
-        (FAMILY[2], {"precision": "int4"}, "there is bf16 alone"),
+        (FAMILY[3], {"precision": "int4"}, "there is bf16 alone"),
         (shipped("gaunernst/gemma-3-27b-it-int4-awq"), {"precision": "bf16"}, "there is int4 alone"),
     ],
 )
