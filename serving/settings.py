@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
-import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -18,6 +17,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from client.settings import DEFAULT_MODEL
 from client.variables import Variables, setting
+from serving import extra_args
 from serving.errors import ConfigurationError
 
 PREFIX = "SERVE_"
@@ -27,10 +27,16 @@ STARTUP_S = 3600.0
 
 
 def _shell_words(value: object) -> object:
-    return tuple(shlex.split(value)) if isinstance(value, str) else value
+    return extra_args.shell_words(value) if isinstance(value, str) else value
+
+
+def _comma_words(value: object) -> object:
+    return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
 
 
 ShellWords = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_shell_words)]
+HostName = Annotated[str, Field(pattern=r"^[\w.-]+$"), AfterValidator(str.lower)]
+HostNames = Annotated[tuple[HostName, ...], NoDecode, BeforeValidator(_comma_words)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
@@ -66,7 +72,8 @@ class ServeSettings(Variables):
     api_key: SecretStr | None = setting(
         None,
         "printable ASCII without spaces",
-        "key that callers must send; unset: `LLM_API_KEY` unless that is `EMPTY`",
+        "key that callers must send; unset: `VLLM_API_KEY`, then `LLM_API_KEY` unless that is `EMPTY`",
+        validation_alias=AliasChoices("SERVE_API_KEY", "VLLM_API_KEY"),
     )
     api_keys_file: UserPath | None = setting(
         None,
@@ -115,6 +122,16 @@ class ServeSettings(Variables):
         None,
         "0 or 1",
         "`1` lets requests bring tools; unset: `1` for Gemma 3, where a request without any is not touched, else `0`",
+    )
+    media_domains: HostNames = setting(
+        (),
+        "names of hosts, comma-separated",
+        "hosts that images may be fetched from by URL, comma-separated; unset: any that is not this machine's network",
+    )
+    media_open: bool = setting(
+        False,
+        "0 or 1",
+        "`1` lets the URL of an image lead anywhere: to loopback and private addresses, and through redirects",
     )
     kv_cache_space_gib: float | None = setting(
         None,
@@ -186,6 +203,12 @@ class ServeSettings(Variables):
         key = self.api_key.get_secret_value() if self.api_key else "x"
         if not key.isascii() or not key.isprintable() or " " in key:
             raise ValueError("SERVE_API_KEY (or LLM_API_KEY) must be printable ASCII without spaces.")
+        return self
+
+    @model_validator(mode="after")
+    def _leave_to_settings_what_they_say(self) -> ServeSettings:
+        if sentence := extra_args.refused(self.extra_args):
+            raise ValueError(sentence)
         return self
 
     @property

@@ -23,6 +23,9 @@ TOOL_PARSER_FILES = (TOOL_PARSER, *(TOOL_PARSER.with_name(name) for name in ("py
 # Where a grammar allows white space between JSON's parts, a model may write nothing else until its tokens run out. The
 # backend must be named for that: of the two that can, this one takes more schemas (Decimal, patternProperties, ...).
 STRUCTURED_OUTPUTS = {"backend": "xgrammar", "disable_any_whitespace": True}
+# Lets vLLM fetch the images that requests name from public addresses alone.
+MEDIA_GUARD = "media_guard.MediaGuard"
+MEDIA_GUARD_FILE = VLLM_SIDE / "middleware" / "media_guard.py"
 # The Gemma team's advice. Given here since quantised checkpoints may lack the generation_config.json that says it.
 GEMMA_SAMPLING = {"temperature": 1.0, "top_k": 64, "top_p": 0.95, "min_p": 0.0}
 
@@ -88,11 +91,19 @@ def build(
         args += ["--tool-parser-plugin", str(TOOL_PARSER), "--tool-call-parser", "python_calls"]
     else:
         middleware.append("tools_off.ToolsOff")
+    if settings.media_domains:
+        args += ["--allowed-media-domains", *settings.media_domains]
+    elif not settings.media_open:
+        middleware.append(MEDIA_GUARD)
     if gemma:
         args += ["--chat-template", str(GEMMA_TEMPLATE), "--chat-template-content-format", "openai"]
     # CUDA itself would count the fastest GPU first, and not as NVML, and so the plan, does.
     env = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | plan_environment(plan)
     env |= {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": _vllm_level(settings.log_level)}
+    if MEDIA_GUARD in middleware:
+        env["VLLM_MEDIA_CONNECTOR"] = "public"
+    if not settings.media_open:
+        env["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] = "0"
     if settings.api_key:
         middleware.append("api_key_guard.ApiKeyGuard")
         env["VLLM_API_KEY"] = settings.api_key.get_secret_value()

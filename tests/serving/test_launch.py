@@ -9,6 +9,8 @@ import sys
 import psutil
 import pytest
 
+from serving.launch import prepare
+from serving.settings import ServeSettings
 from tests.support import fake_vllm
 from tests.support.serving import ROOT, Serve, clean_environment
 
@@ -63,7 +65,7 @@ def expected(engine, gpus):
         *["--tool-parser-plugin", f"{VLLM_SIDE}/tool_parser/python_call_parser.py"],
         *["--tool-call-parser", "python_calls"],
         *["--chat-template", f"{VLLM_SIDE}/templates/gemma3.jinja", "--chat-template-content-format", "openai"],
-        *["--middleware", "live_page.LivePage"],
+        *["--middleware", "live_page.LivePage", "--middleware", "media_guard.MediaGuard"],
     ]
 
 
@@ -99,7 +101,7 @@ def test_settings_reach_the_command_line_and_extra_arguments_come_last(engine):
         "templates/gemma3.jinja",
         "--host 0.0.0.0",
         "--served-model-name gemma",
-        "--middleware tools_off.ToolsOff --middleware api_key_guard.ApiKeyGuard",
+        "--middleware tools_off.ToolsOff --middleware media_guard.MediaGuard --middleware api_key_guard.ApiKeyGuard",
     ):
         assert part in line
     assert "--tool-call-parser" not in line
@@ -213,3 +215,26 @@ def test_a_gated_model_without_a_token_is_refused_before_anything_starts(engine,
     rehearsal = serve("--dry-run", **settings)
     assert rehearsal.returncode == 0
     assert "warning: access: google/gemma-3-1b-it is gated" in rehearsal.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "arguments", "environment"),
+    [
+        ({}, ["media_guard.MediaGuard"], {"VLLM_MEDIA_CONNECTOR": "public", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0"}),
+        (
+            {"SERVE_MEDIA_DOMAINS": "a.example,b.example"},
+            ["--allowed-media-domains", "a.example", "b.example"],
+            {"VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0"},
+        ),
+        ({"SERVE_MEDIA_OPEN": "1"}, [], {}),
+    ],
+)
+def test_where_images_may_be_fetched_from_is_a_setting(monkeypatch, engine, given, arguments, environment):
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SERVE_ENGINE", str(engine))
+    monkeypatch.setenv("SERVE_GPUS", f"1x {H100}")
+    command = prepare(ServeSettings.load(None), dry_run=True).command
+    found = [word for word in command.argv if "media" in word or word.endswith(".example")]
+    assert found == arguments
+    assert {name: value for name, value in command.env.items() if "MEDIA" in name} == environment

@@ -10,7 +10,7 @@ def clean_environment(monkeypatch, tmp_path):
     import os
 
     for name in os.environ:
-        if name.startswith(("SERVE_", "LLM_", "HF_TOKEN")):
+        if name.startswith(("SERVE_", "LLM_", "HF_TOKEN", "VLLM_")):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 
@@ -111,6 +111,29 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch):
     settings = ServeSettings.load()
     assert settings.port == 8000
     assert settings.model is None
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ({"VLLM_API_KEY": "v"}, "v"),
+        ({"VLLM_API_KEY": "v", "SERVE_API_KEY": "s"}, "s"),
+        ({"VLLM_API_KEY": "v", "LLM_API_KEY": "l"}, "v"),
+        ({"VLLM_API_KEY": "", "LLM_API_KEY": "l"}, "l"),
+    ],
+)
+def test_vllms_own_key_is_the_servers(monkeypatch, given, key):
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert ServeSettings.load().api_key.get_secret_value() == key
+
+
+def test_hosts_for_images_are_names(monkeypatch):
+    monkeypatch.setenv("SERVE_MEDIA_DOMAINS", "Images.example.org, 10.0.0.5")
+    assert ServeSettings.load().media_domains == ("images.example.org", "10.0.0.5")
+    monkeypatch.setenv("SERVE_MEDIA_DOMAINS", "https://images.example.org")
+    with pytest.raises(ConfigurationError, match="SERVE_MEDIA_DOMAINS"):
+        ServeSettings.load()
 
 
 def test_extra_arguments_are_read_as_a_shell_would(monkeypatch):

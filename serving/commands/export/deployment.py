@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from serving.checks.machine import driver_problem
-from serving.engine.command import GEMMA_TEMPLATE, TOOL_PARSER, TOOL_PARSER_FILES, EngineCommand
+from serving.engine.command import (
+    GEMMA_TEMPLATE,
+    MEDIA_GUARD,
+    MEDIA_GUARD_FILE,
+    TOOL_PARSER,
+    TOOL_PARSER_FILES,
+    EngineCommand,
+)
 from serving.errors import ConfigurationError, DoesNotFit, Refused
 from serving.launch import find_hardware, for_others
 from serving.settings import DEFAULT_PORT, ServeSettings
@@ -45,8 +52,10 @@ class Deployment:
 
     @property
     def env(self) -> dict[str, str]:
-        """Return the engine's environment without secrets, and without what only this checkout has."""
-        return {name: value for name, value in self.command.env.items() if name not in (*SECRETS, *ONLY_HERE)}
+        """Return the engine's environment without secrets; the code of this checkout is found where it is mounted."""
+        there = {"PYTHONPATH": MOUNT} if MEDIA_GUARD in self.command.argv else {}
+        env = {name: value for name, value in self.command.env.items() if name not in (*SECRETS, *ONLY_HERE)}
+        return env | there
 
     @property
     def gpus(self) -> int:
@@ -54,9 +63,10 @@ class Deployment:
         return len(self.hardware.gpus)
 
     @property
-    def tool_parser_files(self) -> tuple[Path, ...]:
-        """Return the files that vLLM loads to read tool calls; none if the command line loads none."""
-        return TOOL_PARSER_FILES if str(TOOL_PARSER) in self.command.argv else ()
+    def code(self) -> tuple[Path, ...]:
+        """Return the files of this checkout that vLLM loads there: what reads tool calls, what guards its fetches."""
+        parser = TOOL_PARSER_FILES if str(TOOL_PARSER) in self.command.argv else ()
+        return (*parser, MEDIA_GUARD_FILE) if MEDIA_GUARD in self.command.argv else parser
 
     @property
     def templates(self) -> tuple[Path, ...]:
@@ -66,16 +76,17 @@ class Deployment:
     def flags(self, *, without: Mapping[str, int] | None = None) -> list[str]:
         """Return vLLM's arguments after the model, `without` some flags, each with how many values it takes.
 
-        The files of this checkout are named as they are mounted there.
+        The files of this checkout are named as they are mounted there. What guards vLLM's fetches stays, whatever
+        becomes of the other middleware.
         """
         words, kept = list(self.command.argv[3:]), []
         while words:
             word = words.pop(0)
-            if without is not None and word in without:
+            if without is not None and word in without and words[0] != MEDIA_GUARD:
                 del words[: without[word]]
             else:
                 kept.append(word)
-        mounted = {str(path): f"{MOUNT}/{path.name}" for path in (*self.tool_parser_files, *self.templates)}
+        mounted = {str(path): f"{MOUNT}/{path.name}" for path in (*self.code, *self.templates)}
         return [mounted.get(word, word) for word in kept]
 
 

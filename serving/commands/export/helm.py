@@ -41,7 +41,7 @@ def helm(args: argparse.Namespace) -> str:
         model["shmSize"] = "20Gi"
     if args.replicas > 1:
         model["pvcAccessMode"] = ["ReadWriteMany"]  # one claim holds the weights for all of them
-    files = made.tool_parser_files
+    files = made.code
     if files:
         model["extraVolumes"] = [{"name": NAME, "configMap": {"name": NAME}}]
         model["extraVolumeMounts"] = [{"name": NAME, "mountPath": MOUNT, "readOnly": True}]

@@ -51,7 +51,7 @@ def skypilot(args: argparse.Namespace) -> str:
         "secrets": dict.fromkeys(secrets),
         "run": shlex.join(words),
     }
-    if files := (*made.tool_parser_files, *made.templates):
+    if files := (*made.code, *made.templates):
         task["file_mounts"] = {f"{MOUNT}/{file.name}": str(file) for file in files}
     head = (
         "SkyPilot (https://docs.skypilot.co). Secrets come from your environment:",

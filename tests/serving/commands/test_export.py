@@ -71,7 +71,7 @@ def flags(words: list[str]) -> dict[str, str]:
     return {word: "" if value.startswith("--") else value for word, value in pairs if word.startswith("--")}
 
 
-PARSER_FILES = {path.name for path in (ROOT / "serving" / "vllm_side" / "tool_parser").glob("*.py")}
+CODE = {path.name for path in (ROOT / "serving" / "vllm_side" / "tool_parser").glob("*.py")} | {"media_guard.py"}
 
 
 def mounted(name: str) -> str:
@@ -98,7 +98,7 @@ def test_helm_runs_the_same_model_with_the_same_flags(served):
     assert mount["mountPath"] == str(Path(mounted("any")).parent)
     (line,) = [line for line in text.splitlines() if f"kubectl create configmap {volume['configMap']['name']}" in line]
     files = [word.removeprefix("--from-file=") for word in shlex.split(line) if word.startswith("--from-file=")]
-    assert {Path(file).name for file in files} == PARSER_FILES
+    assert {Path(file).name for file in files} == CODE
     assert all(Path(file).is_file() for file in files)
     assert values["servingEngineSpec"]["vllmApiKey"] == {"secretName": "gemma-vllm-kit", "secretKey": "api-key"}
 
@@ -110,7 +110,7 @@ def test_skypilot_runs_the_same_model_with_the_same_flags(served):
     assert words[:3] == ["vllm", "serve", served[0]]
     there = {"--chat-template": mounted("gemma3.jinja"), "--tool-parser-plugin": mounted("python_call_parser.py")}
     assert flags(words) == flags(served) | {"--host": "0.0.0.0"} | there
-    assert set(task["file_mounts"]) == {mounted("gemma3.jinja"), *map(mounted, PARSER_FILES)}
+    assert set(task["file_mounts"]) == {mounted("gemma3.jinja"), *map(mounted, CODE)}
     assert all(Path(here).is_file() for here in task["file_mounts"].values())
     assert task["resources"]["accelerators"] == {"H100": 1}
     assert task["service"]["readiness_probe"]["initial_delay_seconds"] >= 1200
