@@ -12,12 +12,13 @@ from client._wire.chunk import (
     NONE,
     Choice,
     Chunk,
-    Delta,
     Usage,
     clean,
     decode_chunk,
+    dumps,
     lenient_chunk,
     loads,
+    reasoning_in,
     usage_of,
 )
 from client._wire.error_body import ErrorBody, find_error, job_state, read_error
@@ -30,10 +31,20 @@ if TYPE_CHECKING:
 _LIMIT = 256 * 2**20
 _PER_PIECE = 64
 
-_NO_REASONS = ("", "none", "null")
+_NO_REASONS = ("", "none", "null", "finish_reason_unspecified")
 _GIVEN_UP = frozenset(
-    {"abort", "aborted", "cancelled", "canceled", "failed", "timeout", "insufficient_system_resource"}
-)  # the last is DeepSeek's
+    {
+        "abort",
+        "aborted",
+        "cancelled",
+        "canceled",
+        "failed",
+        "timeout",
+        "insufficient_system_resource",  # DeepSeek's
+        "malformed_function_call",  # Gemini's
+        "unexpected_tool_call",
+    }
+)
 # What some servers put into `data:` while there is nothing to say, beside nothing and comments.
 _KEEP_ALIVE = re.compile(rb"(?i)[\[\"']*(ping|pong|keep[-_ ]?alive|heartbeat|processing|null)?[\]\"']*")
 _KEEP_ALIVE_LIMIT = 32  # bytes
@@ -65,9 +76,11 @@ class Answer:
 
     `ready` holds the pieces of text to hand out; `pieces` counts whatever brought the answer on. A refusal is text
     too: it is what the model says. `settled` says that after the finish reason nothing but the usage is due.
+    `several` says that more than one choice was asked for, of which the one with index 0 counts. Where one was, its
+    index says nothing: TGI counted the tokens in it, and LiteLLM the blocks of Bedrock's answers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, several: bool = False) -> None:
         self.ready: deque[str] = deque()
         self.parts: list[str] = []
         self.reasoning: list[str] = []
@@ -79,6 +92,7 @@ class Answer:
         self.id: str | None = None
         self.model: str | None = None
         self.pieces = 0
+        self._several = several
         self._tool_calls = ToolCalls()
         self._size = 0
         self._look_closer = True
@@ -116,21 +130,25 @@ class Answer:
     def add_chunk(self, chunk: Chunk) -> None:
         """Take one chunk (or a whole completion); of several choices, the first."""
         if chunk.usage is not NONE:
-            self.usage = usage_of(chunk.usage) or self.usage
+            self._take_usage(chunk.usage)
+        if chunk.x_groq is not NONE:
+            self._take_groqs(chunk.x_groq)
         if not chunk.choices:
             return
         choice = chunk.choices[0]
         if choice.index:
             found = next((other for other in chunk.choices if not other.index), None)
-            if found is None:
+            if found is None and self._several:
                 return
-            choice = found
+            choice = found or choice
         before = self.pieces
         delta = choice.delta or choice.message
         if delta is not None:
             if delta.content:
                 self._add_text(delta.content)
-            reasoning = delta.reasoning or delta.reasoning_content
+            reasoning = delta.reasoning or delta.reasoning_content or delta.thinking or delta.reasoning_text
+            if not reasoning and delta.reasoning_details is not NONE:
+                reasoning = reasoning_in(delta.reasoning_details)
             if reasoning:
                 self.reasoning.append(reasoning)
                 self._count(len(reasoning))
@@ -141,52 +159,24 @@ class Answer:
                 self._count(len(bytes(delta.tool_calls)))
             if delta.function_call is not NONE and self._tool_calls.add_function_call(delta.function_call):
                 self._count(len(bytes(delta.function_call)))
+        elif choice.text:
+            self._add_text(choice.text)
         if choice.logprobs is not None:
             self._add_logprobs(choice.logprobs)
         if choice.usage is not NONE:
-            self.usage = usage_of(choice.usage) or self.usage
+            self._take_usage(choice.usage)
         if choice.error is not NONE and (error := loads(bytes(choice.error))):
             raise ErrorFound(read_error(error))  # OpenRouter's place for it
         if choice.finish_reason:
-            self._finish(choice.finish_reason, alone=self.pieces == before)
+            self._finish(choice, alone=self.pieces == before)
         elif self.finish_reason is not None and self.pieces != before:
             self.settled = False  # it was not the end after all
 
-    def add_object(self, chunk: Any) -> None:
-        """Take a chunk object that did not come from our decoder, such as a test's mock: no demands on it."""
-        from pydantic import BaseModel  # loaded on first use
+    def add_whole(self, body: bytes) -> bool:
+        """Take a body that is no stream of events; return whether it is a whole answer.
 
-        if issubclass(type(chunk), BaseModel):  # the SDK's own class
-            self.add_chunk(lenient_chunk(chunk.model_dump(warnings=False)))
-            return
-        choices = getattr(chunk, "choices", None)
-        if not choices:
-            return
-        content = getattr(getattr(choices[0], "delta", None), "content", None)
-        finish = getattr(choices[0], "finish_reason", None)
-        self.add_chunk(
-            Chunk(
-                choices=[
-                    Choice(
-                        delta=Delta(content=content if isinstance(content, str) else None),
-                        finish_reason=finish if isinstance(finish, str) else None,
-                    )
-                ]
-            )
-        )
-
-    def add_completion(self, completion: Any) -> None:
-        """Take a whole completion that did not come from our decoder; one of no known shape is an empty one."""
-        from pydantic import BaseModel  # loaded on first use
-
-        if issubclass(type(completion), BaseModel):
-            self.add_chunk(lenient_chunk(completion.model_dump(warnings=False)))
-            return
-        content = getattr(first_message(completion), "content", None)
-        self.add_chunk(Chunk(choices=[Choice(message=Delta(content=content if isinstance(content, str) else None))]))
-
-    def add_whole(self, body: bytes) -> None:
-        """Take a body that is no stream of events. Raises ErrorFound or NotAnAnswer where it is no answer either."""
+        Raises ErrorFound, CutShort, or NotAnAnswer where it is no answer at all.
+        """
         text = body.decode("utf-8", "replace").strip().removeprefix("\ufeff")
         if not text:
             raise NotAnAnswer("an empty body")
@@ -195,25 +185,35 @@ class Answer:
         except ValueError:
             raise NotAnAnswer("a web page" if text.startswith("<") else "something that is not JSON", text) from None
         _raise_for(decoded, text)
-        chunk = lenient_chunk(decoded) if isinstance(decoded, dict) else Chunk()
-        if not chunk.choices or (chunk.choices[0].message or chunk.choices[0].delta) is None:
+        bodies = decoded if isinstance(decoded, list) else [decoded]  # a list of chunks, as Gemini's own API sends
+        bodies = [one for one in bodies if isinstance(one, dict)]
+        chunks = [lenient_chunk(one) for one in bodies]
+        firsts = [chunk.choices[0] for chunk in chunks if chunk.choices]
+        if not any(first.message or first.delta or first.text for first in firsts):
             raise NotAnAnswer("a body without an answer in it", text)
-        self._take_names(decoded)
-        self._add_lenient(chunk)
+        for one, chunk in zip(bodies, chunks, strict=True):
+            self._take_names(one)
+            self._add_lenient(chunk)
+        return self.finish_reason is not None or any(first.delta is None for first in firsts)
 
     def _add_odd(self, event: Event) -> bool:
         """Take data that is not what the decoder is made for: another type, bad UTF-8, several documents."""
         data = event.data
         if not event.is_error:
             word = data.strip()
-            if word[:8].strip(b'"').upper().startswith(b"[DONE]"):
+            if word[:8].strip(b'"').upper().startswith(b"[DONE]") or word.upper() == b"DONE":
                 if self.finish_reason is None and not self.pieces:
                     raise NotAnAnswer("[DONE] and no answer before it")
                 return True
             if word.startswith(b":") or (len(word) < _KEEP_ALIVE_LIMIT and _KEEP_ALIVE.fullmatch(word)):
                 return False
+            if word.startswith(b"data:"):  # an event within an event: what was ready to send was wrapped once more
+                return self.add(type(event)(word.removeprefix(b"data:").strip()))
         try:
             body = loads(data)
+            if isinstance(body, str) and body[:1] in ("{", "["):  # JSON within JSON, likewise
+                data = body.encode("utf-8", "surrogatepass")
+                body = loads(data)
         except ValueError:
             if b"\n" in data and not event.is_error:  # `data:` lines without the blank line between them
                 return any(self.add(type(event)(line)) for line in data.split(b"\n"))
@@ -221,7 +221,7 @@ class Answer:
             if event.is_error:
                 raise ErrorFound(read_error(text)) from None
             raise NotAnAnswer("a chunk that is not JSON", text) from None
-        self._check(event, body)
+        self._check(type(event)(data, event.is_error), body)
         if not isinstance(body, dict):
             raise NotAnAnswer("a chunk of another shape", data.decode("utf-8", "replace"))
         self._add_lenient(lenient_chunk(body))
@@ -289,23 +289,32 @@ class Answer:
         if self._size > _LIMIT:
             raise NotAnAnswer("an answer without end")
 
-    def _finish(self, reason: str, *, alone: bool) -> None:
-        word = reason.strip()
-        lower = word.lower()
-        if lower in _NO_REASONS:
+    def _take_usage(self, raw: msgspec.Raw) -> None:
+        usage = usage_of(raw)
+        if usage is not None and (self.usage is None or usage != Usage()):  # some end in one of zeros
+            self.usage = usage
+
+    def _take_groqs(self, raw: msgspec.Raw) -> None:
+        """Take Groq's place for the usage, and for an error in mid-stream."""
+        try:
+            body = loads(bytes(raw))
+        except ValueError:
             return
-        if lower in _GIVEN_UP or "error" in lower:
-            raise CutShort(f"finish reason {word[:40]!r}")
+        if isinstance(body, dict):
+            if body.get("error"):
+                raise ErrorFound(read_error(body))
+            if isinstance(body.get("usage"), dict):
+                self._take_usage(msgspec.Raw(dumps(body["usage"]).encode()))
+
+    def _finish(self, choice: Choice, *, alone: bool) -> None:
+        word = (choice.finish_reason or "").strip()
+        for reason in (word, (choice.native_finish_reason or "").strip()):
+            if reason.lower() in _GIVEN_UP or "error" in reason.lower():
+                raise CutShort(f"finish reason {reason[:40]!r}")
+        if word.lower() in _NO_REASONS:
+            return
         self.finish_reason = word
         self.settled = alone and not self.only_reasoning
-
-
-def first_message(completion: Any) -> Any:
-    """Return the message of the first choice of `completion`, or None."""
-    try:
-        return completion.choices[0].message
-    except (AttributeError, IndexError, TypeError, KeyError):
-        return None
 
 
 def _raise_for(body: object, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from client._wire.answer import NotAnAnswer
+from client._wire.chunk import is_chunk
 from client._wire.sse import EVENT_LIMIT, EventDecoder, EventTooLargeError
 
 if TYPE_CHECKING:
@@ -31,8 +32,10 @@ class BodyReader:
         self._decoder = EventDecoder()
         self._head = b""  # what has not yet shown what it is the beginning of
         self._is_stream: bool | None = None
+        self._has_events = False
         self._whole: list[bytes] = []
         self._size = 0
+        self._first_line = True
 
     def take(self, data: bytes) -> bool:
         """Take the next bytes."""
@@ -47,6 +50,12 @@ class BodyReader:
         self._size += len(data)
         if self._size > EVENT_LIMIT:
             raise NotAnAnswer(f"more than {EVENT_LIMIT} bytes that are no events")
+        if self._first_line and b"\n" in data:
+            self._first_line = False
+            whole = b"".join(self._whole)
+            if is_chunk(whole.partition(b"\n")[0]):  # JSON lines, which the decoder takes for events
+                self._is_stream = True
+                return self._add(self._decoder.feed(whole))
         return False
 
     def end(self) -> bool:
@@ -58,17 +67,17 @@ class BodyReader:
                     return True
             except NotAnAnswer:
                 pass  # an event that was cut in its middle
+            if not self._has_events and not self._decoder.is_plausible:
+                raise NotAnAnswer("something that is no stream of events", self._head.decode("utf-8", "replace"))
             return answer.finish_reason is not None
         body = b"".join(self._whole) if self._is_stream is False else self._head
-        if body or not self._typed:
-            answer.add_whole(body)
-            return True
-        return False
+        return answer.add_whole(body) if body or not self._typed else False
 
     def _add(self, events: Iterable[Event]) -> bool:
         add = self._answer.add
         try:
             for event in events:
+                self._has_events = True
                 if add(event):
                     return True
         except EventTooLargeError:

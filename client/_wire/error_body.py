@@ -15,7 +15,16 @@ JOB_STATES = frozenset({"IN_QUEUE", "IN_PROGRESS", "RUNNING", "COMPLETED", "FAIL
 
 _DEPTH = 4  # errors within errors
 _TEXT_LIMIT = 20_000  # characters of a message that are looked at
-_STATUS_KEYS = ("status", "status_code", "statusCode", "http_status", "code", "error_code", "errorCode")
+_STATUS_KEYS = (
+    "status",
+    "status_code",
+    "statusCode",
+    "http_status",
+    "http_status_code",
+    "code",
+    "error_code",
+    "errorCode",
+)
 _MESSAGE_KEYS = (
     "message",
     "error_message",
@@ -26,13 +35,22 @@ _MESSAGE_KEYS = (
     "msg",
     "status_msg",
     "faultstring",
+    "description",
     "title",
     "reason",
 )
-# What says, in a body that is no answer, that a message beside it is an error's.
-_ERROR_SIGNS = ("code", "status", "statusCode", "status_code", "type", "error_code", "errorCode", "success")
-_WRAPPERS = ("errors", "exception", "fault", "base_resp")
-_HARMLESS = ("ping", "keepalive", "keep-alive", "keep_alive", "heartbeat", "info", "status", "progress")
+# The last three are an error's only where something else says that it is one.
+_TELLING = _MESSAGE_KEYS[:-3]
+_WRAPPERS = ("errors", "exception", "fault")
+# A wrapper's own code says whether it holds an error.
+_CODED = (("base_resp", "status_code"), ("header", "code"))
+_INNER = ("output", "data", "result", "response")
+_FINE = ("0", "200", "ok", "success")
+_FAILED = ("error", "failed", "failure")
+_HARMLESS = (
+    *("ping", "keepalive", "keep-alive", "keep_alive", "heartbeat", "info", "status", "progress"),
+    *("processing", "queued", "pending", "loading", "running", "started", "starting", *_FINE),
+)
 _NAMED = {
     "model_not_found": 404,
     "modelnotfounderror": 404,
@@ -87,6 +105,8 @@ def find_error(body: object, depth: int = 0) -> ErrorBody | None:
     if not isinstance(body, dict) or depth > _DEPTH:
         return None
     error = body.get("error")
+    if isinstance(error, (bool, int, float)) and error:
+        return replace(_read(body, depth), status=_status(body) or _number(error))
     if error:
         inner = _read(error, depth)
         return replace(inner, status=inner.status or _status(body))
@@ -96,16 +116,14 @@ def find_error(body: object, depth: int = 0) -> ErrorBody | None:
         return None
     if body.get("detail"):
         return _read(body, depth)
-    for name in _WRAPPERS:
-        wrapped = body.get(name)
-        if wrapped and (name != "base_resp" or (isinstance(wrapped, dict) and wrapped.get("status_code"))):
-            inner = _read(wrapped[0] if isinstance(wrapped, list) else wrapped, depth)
-            return replace(inner, status=inner.status or _status(body))
+    wrapped = next((body[name] for name in _WRAPPERS if body.get(name)), None)
+    wrapped = wrapped or next((body[name] for name, code in _CODED if _is_coded(body.get(name), code)), None)
+    if wrapped:
+        inner = _read(wrapped, depth)
+        return replace(inner, status=inner.status or _status(body))
     if _blames(body):
         return _read(body, depth)
-    if body.get("output"):
-        return find_error(body["output"], depth + 1)
-    return None
+    return next((found for name in _INNER if (found := find_error(body.get(name), depth + 1))), None)
 
 
 def read_error(body: object) -> ErrorBody:
@@ -122,13 +140,21 @@ def job_state(body: object) -> str | None:
 
 
 def _blames(body: dict[str, Any]) -> bool:
-    """Return whether a body without choices and without `error` has an error's message, and a sign that it is one."""
-    if not any(isinstance(body.get(key), str) and body[key] for key in _MESSAGE_KEYS if key not in ("title", "reason")):
-        return False
-    if _status(body) is not None:
+    """Return whether a body without choices and without `error` tells of one.
+
+    A message alone does, unless what stands beside it says that it is no more than news.
+    """
+    if _status(body) is not None or body.get("success") is False or body.get("ok") is False:
         return True
-    kind = str(body.get("type") or body.get("status") or "").lower()[:40]
-    return kind not in _HARMLESS and any(body.get(sign) is not None for sign in _ERROR_SIGNS)
+    words = [str(body[key]).lower()[:40] for key in ("type", "status", "event", "code") if body.get(key) is not None]
+    if any(word in _FAILED for word in words):
+        return True
+    told = any(isinstance(body.get(key), str) and body[key] for key in _TELLING)
+    return told and body.get("success") is not True and not any(word in _HARMLESS for word in words)
+
+
+def _is_coded(wrapper: object, code: str) -> bool:
+    return isinstance(wrapper, dict) and str(wrapper.get(code) or "0")[:40].lower() not in _FINE
 
 
 def _read(error: object, depth: int) -> ErrorBody:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from client._wire.answer import Answer, CutShort, ErrorFound, NotAnAnswer, first_message
+from client._wire.answer import Answer, CutShort, ErrorFound, NotAnAnswer
 from client._wire.body import BodyReader
 from client._wire.byte_source import find_stream, open_byte_stream
+from client._wire.chunk import chunk_of_completion, chunk_of_object, first_message
 from client._wire.deadline import DeadlinePassed
 from client._wire.error_mapping import (
     from_error_body,
@@ -68,7 +69,8 @@ class Exchange:
     ) -> None:
         self.endpoint = endpoint
         self.model: str = arguments["model"]
-        self.answer = Answer()
+        self._several = _asks_for_several(arguments)
+        self.answer = Answer(several=self._several)
         self.retries = 0
         self.first_at: float | None = None
         self.last_at = deadline.time()
@@ -105,7 +107,7 @@ class Exchange:
                 return end
             logger.warning("%s: %s; asked without it", self.endpoint.name, refused)
             await self.close()
-            self.answer = Answer()
+            self.answer = Answer(several=self._several)
             self._seen = (0, False)
 
     async def _ask(self) -> End | None:
@@ -164,7 +166,7 @@ class Exchange:
         end: End | None = None
         try:
             if self._body is None:
-                self.answer.add_object(chunk)
+                self.answer.add_chunk(chunk_of_object(chunk))
             elif data:
                 end = _WHOLE if self._body.take(data) else None
             else:
@@ -232,7 +234,7 @@ class Exchange:
         if not isinstance(getattr(message, "content", None), str) and hasattr(type(answered), "__aiter__"):
             self._objects = aiter(answered)
             return None
-        self.answer.add_completion(answered)
+        self.answer.add_chunk(chunk_of_completion(answered))
         self._mark()
         return _WHOLE
 
@@ -299,6 +301,11 @@ class Exchange:
         failure.request_id = failure.request_id or request_id or self.request_id
         failure.__cause__ = cause
         return End(failure)
+
+
+def _asks_for_several(arguments: dict[str, Any]) -> bool:
+    n = arguments.get("n")
+    return type(n) is int and n > 1
 
 
 async def with_models(failure: LLMError, model: str, endpoint: Endpoint) -> LLMError:

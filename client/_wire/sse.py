@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 EVENT_LIMIT = 16 * 2**20  # bytes; no server means well beyond it
 _LINE_LIMIT = 10_000  # lines of one event
+_FIELDS = (b"", b"data", b"event", b"id", b"retry", b"error")  # the first: a comment's
 _KEEP_ALIVES = (b"ping", b"keepalive", b"keep-alive", b"heartbeat")
 
 
@@ -31,7 +32,8 @@ class EventTooLargeError(Exception):
 class EventDecoder:
     """Decodes a stream of events; comments, ids and retry times are dropped.
 
-    What comes out depends on the bytes alone, not on how they are cut into reads.
+    What comes out depends on the bytes alone, not on how they are cut into reads. `is_plausible` says that there was a
+    line of such a stream, where there was no event.
     """
 
     def __init__(self) -> None:
@@ -42,6 +44,7 @@ class EventDecoder:
         self._name = b""
         self._skip_newline = False
         self._clean = True  # nothing is pending: the next byte begins an event
+        self.is_plausible = False
 
     def feed(self, data: bytes) -> Iterable[Event]:
         """Take the next bytes, return the events that they complete. Iterating raises EventTooLargeError."""
@@ -91,6 +94,7 @@ class EventDecoder:
             raise EventTooLargeError
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
+        self.is_plausible = self.is_plausible or field in _FIELDS
         if field == b"data":
             self._data.append(value)
             self._data_size += len(line)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from client import LLMClient, LLMError, LLMTimeoutError, RateLimitedError, ServerError
+from client import LLMClient, LLMError, LLMTimeoutError, RateLimitedError, ServerError, UnexpectedResponseError
 from tests.client.conftest import HELLO
 from tests.support.fake_openai import Exchange, FakeOpenAI, Respond, events, piece, reply, stream_bytes
 
@@ -213,6 +213,21 @@ LLAMA = b'error: {"code": 500, "message": "boom", "type": "server_error"}\n\n'
         b"data: Internal Server Error\n\n",
         b'{"error": "boom"}\n',
         b"data: {not json\n\n",
+        b'data: {"message": "boom"}\n\n',  # Kong's and AWS's gateways
+        b'data: {"__type": "ThrottlingException", "message": "boom"}\n\n',
+        b'data: {"type": "about:blank", "title": "boom", "status": 502}\n\n',  # RFC 9457
+        b'data: {"error": 500, "message": "boom"}\n\n',
+        b'data: {"error": true, "message": "boom"}\n\n',
+        b'data: {"status": "failed", "reason": "boom"}\n\n',
+        b'data: {"ok": false, "description": "boom"}\n\n',
+        b'data: {"header": {"code": 10013, "message": "boom"}}\n\n',
+        b'data: {"type": "response.failed", "response": {"error": {"code": "server_error", "message": "boom"}}}\n\n',
+        b'data: {"data": {"error": "boom"}}\n\n',
+        b'data: {"choices": [{"delta": {}}], "x_groq": {"error": "boom"}}\n\n',
+        b'data: {"choices": [{"delta": {}, "finish_reason": "stop", "native_finish_reason": "network_error"}]}\n\n',
+        b'data: {"choices": [{"delta": {}, "finish_reason": "MALFORMED_FUNCTION_CALL"}]}\n\n',
+        b'data: "{\\"error\\": \\"boom\\"}"\n\n',
+        b'data: data: {"error": "boom"}\n\n',
     ],
 )
 @pytest.mark.parametrize("after", ["text", "nothing"])
@@ -248,6 +263,123 @@ async def test_choices_of_any_type(server: FakeOpenAI, make: Make, choices: obje
     with pytest.raises(LLMError):
         await make().generate(HELLO)
     assert await make().generate(HELLO) == "Hello"
+
+
+@pytest.mark.parametrize(
+    "news",
+    [
+        {"code": 0, "msg": "success"},
+        {"code": "200", "message": "OK", "success": True},
+        {"status": "processing", "message": "waiting for a worker"},
+        {"type": "info", "message": "in the queue"},
+        {"usage": {"prompt_tokens": 1}},
+        {"sources": [{"title": "a page"}]},
+        {"error": None},
+        {"response": {"error": None}},
+        json.dumps({"rate_limit_usage": {"tokens": 1}}),
+    ],
+)
+async def test_news_are_no_errors(server: FakeOpenAI, make: Make, news: Any) -> None:
+    server.script(events(news, piece("Hel"), news, piece("lo"), STOP, news))
+    assert await make().generate(HELLO) == "Hello"
+
+
+DUMPED = [json.dumps(one).encode() for one in (piece("Hel"), piece("lo"), STOP)]
+COMPLETION = {"choices": [{"message": {"role": "assistant", "content": "Hello"}, "finish_reason": None}]}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"".join(b"data: data: %s\n\n" % one for one in DUMPED) + b"data: data: [DONE]\n\n",
+        b"".join(b"data: data: %s\r\ndata: \r\ndata: \r\n\r\n" % one for one in DUMPED),  # sse-starlette, twice
+        b"".join(b"data: %s\n\n" % json.dumps(one.decode()).encode() for one in DUMPED),  # JSON within JSON
+        b"".join(b"%s\n" % one for one in DUMPED),  # JSON lines
+        b"[" + b",\n".join(DUMPED) + b"]",
+        b"".join(b"data: %s\n" % one for one in DUMPED) + b"data: DONE\n",
+        b'data: {"object": "text_completion", "choices": [{"text": "Hello", "finish_reason": "stop"}]}\n\n',
+        b'data: {"choices": [{"delta": {"content": {"type": "text", "text": "Hello"}}, "finish_reason": "stop"}]}\n\n',
+        json.dumps(COMPLETION).encode(),  # Ollama's whole answers have no reason (pydantic/pydantic-ai#2996)
+        json.dumps(COMPLETION).encode() + b"\n",
+        json.dumps(COMPLETION, indent=1).encode(),
+        b"data: %s\n\ndata: [DONE]\n\n" % json.dumps(COMPLETION).encode(),
+    ],
+)
+@pytest.mark.parametrize("type_", ["text/event-stream", "application/json"])
+async def test_an_answer_in_other_wrappings(server: FakeOpenAI, make: Make, body: bytes, type_: str) -> None:
+    server.script(stream_bytes(body, type_=type_), stream_bytes(body, type_=type_, cuts=tuple(range(1, len(body), 7))))
+    client = make()
+    assert await client.generate(HELLO) == "Hello"
+    assert await client.generate(HELLO) == "Hello"
+
+
+async def test_json_lines_that_stop_are_cut_short(server: FakeOpenAI, make: Make) -> None:
+    for body in (DUMPED[0] + b"\n" + DUMPED[1] + b"\n", DUMPED[0]):
+        server.script(stream_bytes(body, type_="application/json"))
+        with pytest.raises(LLMError):
+            await make().generate(HELLO)
+
+
+@pytest.mark.parametrize("indices", [(1, 2, 3), (0, 1, 1), (-1, -1, -1), (1, 1, 1)])
+async def test_the_index_of_the_only_choice_says_nothing(
+    server: FakeOpenAI, make: Make, indices: tuple[int, ...]
+) -> None:
+    """huggingface/text-generation-inference#1648, BerriAI/litellm#23178"""
+    bodies = [piece("Hel"), piece("lo"), piece(finish="stop")]
+    for body, index in zip(bodies, indices, strict=True):
+        body["choices"][0]["index"] = index
+    server.script(events(*bodies))
+    assert await make().generate(HELLO) == "Hello"
+
+
+async def test_of_several_choices_the_first_counts(server: FakeOpenAI, make: Make) -> None:
+    other = {"choices": [{"index": 1, "delta": {"content": "other"}, "finish_reason": "stop"}]}
+    server.script(events(other, piece("Hel"), other, piece("lo"), STOP))
+    assert await make().generate(HELLO, n=2) == "Hello"
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"reasoning": "hm"},
+        {"reasoning_content": "hm", "reasoning": "hm"},
+        {"thinking": "hm"},
+        {"reasoning_text": "hm"},
+        {"reasoning": {"content": "hm"}},
+        {"reasoning_details": [{"type": "reasoning.text", "text": "hm"}, {"type": "reasoning.encrypted", "data": "x"}]},
+        {"reasoning_details": [{"type": "reasoning.summary", "summary": "hm"}]},
+        {"reasoning": "hm", "reasoning_details": [{"type": "reasoning.text", "text": "hm"}]},
+        {"content": [{"type": "thinking", "thinking": "hm"}]},
+    ],
+)
+async def test_reasoning_under_any_name(server: FakeOpenAI, make: Make, delta: dict[str, Any]) -> None:
+    server.script(events({"choices": [{"delta": delta}]}, piece("Hello"), STOP))
+    done = await make().complete(HELLO)
+    assert (done.text, done.reasoning) == ("Hello", "hm")
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}},
+        {"usage": {"prompt_tokens": "3", "completion_tokens": 2.0}},
+        {"usage": {"input_tokens": 3, "output_tokens": 2}},
+        {"choices": [{"delta": {}}], "x_groq": {"id": "r", "usage": {"prompt_tokens": 3, "completion_tokens": 2}}},
+        {"choices": [{"delta": {}, "usage": {"prompt_tokens": 3, "completion_tokens": 2}}]},
+    ],
+)
+async def test_usage_in_any_place(server: FakeOpenAI, make: Make, last: dict[str, Any]) -> None:
+    zeros = {"choices": [], "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}}
+    server.script(events(piece("Hello"), STOP, last, zeros))
+    usage = (await make().complete(HELLO)).usage
+    assert usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens) == (3, 2)
+
+
+async def test_text_that_is_no_stream_of_events_is_quoted(server: FakeOpenAI, make: Make) -> None:
+    server.script(stream_bytes(b"upstream connect error or disconnect before headers"))
+    with pytest.raises(UnexpectedResponseError, match="upstream connect error"):
+        await make().generate(HELLO)
 
 
 async def test_mistrals_thoughts(server: FakeOpenAI, make: Make) -> None:

@@ -55,7 +55,7 @@ def streams(draw: st.DrawFn) -> tuple[bytes, list[str]]:
 
 
 def texts_of(pieces: list[bytes]) -> list[str]:
-    answer = Answer()
+    answer = Answer(several=True)
     reader = BodyReader(answer, typed=True)
     assert any(reader.take(part) for part in pieces) or reader.end()
     return list(answer.ready)
