@@ -5,28 +5,52 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from client.settings import DEFAULT_BASE_URL
+from serving.engine.certificate import shown_certificate
 
 if TYPE_CHECKING:
+    from serving.engine.command import EngineCommand
     from serving.engine.probe import Probe
     from serving.launch import Launch
 
 QUESTION = "What is the capital of France?"
 
 
-def announcement(launch: Launch, context: int | None, took: float) -> str:
-    """Return the lines that say that vLLM is ready, `took` seconds after the start, for `context` tokens a request."""
-    return "\n".join(
-        (
-            f"Ready after {took:.1f} s: {launch.command.base_url}",
-            f"  model    {launch.command.served_name}" + (f" ({launch.about})" if launch.about else ""),
-            f"  context  {context:,} tokens per request" if context else "  context  not reported",
-            f"  ask      {question_command(launch)}",
-        )
-    )
+def announcement(launch: Launch, probe: Probe, key: str | None) -> str:
+    """Ask a vLLM that answers what there is to say of it; return that: where it is, and lines on what it serves."""
+    address = find_address(launch.command, probe)
+    context = served_context(probe, key)
+    lines = [
+        address.base_url,
+        f"  model    {launch.command.served_name}" + (f" ({launch.about})" if launch.about else ""),
+        f"  context  {context:,} tokens per request" if context else "  context  not reported",
+    ]
+    if address.problem:
+        lines.append(f"  HTTPS    nobody will trust the certificate: {address.problem}")
+    return "\n".join((*lines, f"  ask      {question_command(launch, address)}"))
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the server is reached, whom a caller must trust to believe its certificate, and what is wrong with it."""
+
+    base_url: str
+    ca_file: Path | None = None
+    problem: str | None = None
+
+
+def find_address(command: EngineCommand, probe: Probe) -> Address:
+    """Return where a server that answers is reached: over HTTPS by a name that its certificate bears."""
+    if command.tls_cert is None:
+        return Address(command.base_url)
+    found = shown_certificate(probe.host, probe.port, command.tls_cert)
+    name = f"[{found.name}]" if ":" in found.name else found.name
+    ca_file = None if found.trusted else command.tls_cert.absolute()
+    return Address(f"https://{name}:{command.port}/v1", ca_file, found.problem)
 
 
 def served_context(probe: Probe, key: str | None) -> int | None:
@@ -39,12 +63,14 @@ def served_context(probe: Probe, key: str | None) -> int | None:
     return length if isinstance(length, int) else None
 
 
-def question_command(launch: Launch) -> str:
+def question_command(launch: Launch, address: Address) -> str:
     """Return a shell command, to be run where `make serve` runs, that asks the server a question."""
     settings, command = launch.settings, launch.command
     words = []
-    if (settings.llm_base_url or DEFAULT_BASE_URL).replace("localhost", "127.0.0.1").rstrip("/") != command.base_url:
-        words.append(f"LLM_BASE_URL={shlex.quote(command.base_url)}")
+    if (settings.llm_base_url or DEFAULT_BASE_URL).replace("localhost", "127.0.0.1").rstrip("/") != address.base_url:
+        words.append(f"LLM_BASE_URL={shlex.quote(address.base_url)}")
+    if address.ca_file is not None:
+        words.append(f"LLM_CA_FILE={shlex.quote(str(address.ca_file))}")
     if settings.api_key and not settings.llm_api_key:
         words.append('LLM_API_KEY="$SERVE_API_KEY"')
     if settings.llm_model != command.served_name:

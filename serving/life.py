@@ -78,10 +78,10 @@ class Expired:
 
 @dataclass(frozen=True)
 class Answers:
-    """Event: vLLM answers. `context` is how many tokens a request may have, if it says so; `note` is worth saying."""
+    """Event: vLLM answers. `said` is where and what, for a person; `note` is what else is worth saying."""
 
     start: int
-    context: int | None = None
+    said: str = ""
     note: str | None = None
 
 
@@ -113,7 +113,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Announce:
-    """Action: say that vLLM is ready, and what it answered."""
+    """Action: say that vLLM is ready, and what it answers."""
 
     answers: Answers
 

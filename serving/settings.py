@@ -84,6 +84,10 @@ class ServeSettings(Variables):
     allow_open: bool = setting(
         False, "0 or 1", "`1` allows an address other than loopback without a key (everybody who reaches it may use it)"
     )
+    tls_cert: UserPath | None = setting(
+        None, "a file's path", "certificate, with those that vouch for it, in PEM form: it is HTTPS then"
+    )
+    tls_key: UserPath | None = setting(None, "a file's path", "private key of the certificate, in PEM form")
     context: int = setting(
         DEFAULT_CONTEXT, "a number of tokens, 1 or more", "context to plan for, in tokens per request", ge=1
     )

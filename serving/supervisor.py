@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from serving import life
-from serving.announcement import announcement, served_context
+from serving.announcement import announcement
 from serving.engine.download import report_download
 from serving.engine.process import Engine
 from serving.engine.vllm_log import compare_with_log, tells_capacity
@@ -79,7 +79,7 @@ class Supervisor:
             case Start(number=number):
                 self._start(number)
             case Announce(answers=answers):
-                self._progress.announce(announcement(self._launch, answers.context, self._progress.end()))
+                self._progress.announce(f"Ready after {self._progress.end():.1f} s: {answers.said}")
                 if answers.note:
                     self._progress.say(answers.note)
             case Drain(seconds=seconds):
@@ -129,8 +129,8 @@ class Supervisor:
             with report_download(self._launch.download, self._progress.detail):
                 answers = engine.wait_answer()
             if answers:
-                note = compare_with_log(self._launch.plan, capacity)
-                self._events.put(Answers(number, served_context(engine.probe, key), note))
+                said = announcement(self._launch, engine.probe, key)
+                self._events.put(Answers(number, said, compare_with_log(self._launch.plan, capacity)))
                 if reason := wait_for_hang(engine, key, stalled_after=settings.stall_timeout):
                     self._events.put(Hangs(number, reason))
         finally:

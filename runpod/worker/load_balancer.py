@@ -113,6 +113,8 @@ def run(worker: WorkerSettings, serve: ServeSettings, begin: float) -> int:
             "host": "0.0.0.0",  # noqa: S104 (the balancer comes from outside)
             "port": worker.port,
             "allow_open": True,
+            "tls_cert": None,  # HTTPS is the balancer's
+            "tls_key": None,
             "shutdown_timeout": worker.drain_timeout,
         }
     )

@@ -33,7 +33,8 @@ DEFAULT_CONCURRENCY = 30
 
 def serve_queue(worker: WorkerSettings, serve: ServeSettings, begin: float) -> int:
     """Start vLLM on loopback and answer jobs until a signal (status 0) or vLLM's death or sickness (status 1)."""
-    start = EngineStart(serve.model_copy(update={"host": "127.0.0.1", "ui": False}), worker.volume, begin)
+    inside = {"host": "127.0.0.1", "ui": False, "tls_cert": None, "tls_key": None}
+    start = EngineStart(serve.model_copy(update=inside), worker.volume, begin)
     with start.engine() as engine:
         sdk.load()  # two seconds of imports, while vLLM loads
         start.wait_ready()

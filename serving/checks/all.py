@@ -33,6 +33,7 @@ def every_check(
     `problem` is why there is no plan. Without `ask_hub` the network is left alone, without `listen` the port.
     """
     yield settings.callers(serve)
+    yield from settings.certificate(serve)
     yield from machine.engine(serve, hardware)
     yield plan_check(plan, problem)
     yield from machine.gpus(hardware, given=serve.gpus is not None)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from serving.checks.check import Check
+from serving.engine.certificate import refuse_bad_pair
 from serving.errors import ConfigurationError
 from serving.vllm_side.middleware.api_keys import parse
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from serving.settings import ServeSettings
@@ -34,6 +36,18 @@ def callers(settings: ServeSettings) -> Check:
     where = "this machine" if settings.loopback else f"whoever reaches {settings.host}"
     key = " with the key" if settings.api_key else ""
     return Check("callers", "ok", f"{where} may ask{key}")
+
+
+def certificate(settings: ServeSettings) -> Iterator[Check]:
+    """Check the certificate, if there shall be one."""
+    if settings.tls_cert is None and settings.tls_key is None:
+        return
+    try:
+        refuse_bad_pair(settings)
+    except ConfigurationError as error:
+        yield Check.failed("HTTPS", error, "unset SERVE_TLS_CERT and SERVE_TLS_KEY for plain HTTP")
+    else:
+        yield Check("HTTPS", "ok", f"with the certificate {settings.tls_cert}")
 
 
 def _keys_problem(file: Path) -> ConfigurationError | None:

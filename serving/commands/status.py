@@ -61,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
     settings = ServeSettings.load()
     if args.watch is not None and args.watch <= 0:
         raise ConfigurationError(f"--watch={args.watch:g} is not allowed: it must be more than 0 seconds.")
-    url = _origin(args.url) if args.url else f"http://{reachable(settings.host)}:{settings.port}"
+    scheme = "https" if settings.tls_cert else "http"
+    url = _origin(args.url) if args.url else f"{scheme}://{reachable(settings.host)}:{settings.port}"
     key = settings.api_key.get_secret_value() if settings.api_key else None
     with Server(url, key) as server:
         if args.watch is None:

@@ -39,11 +39,12 @@ class EngineCommand:
     host: str
     port: int
     served_name: str
+    tls_cert: Path | None = None  # set where it serves HTTPS
 
     @property
     def base_url(self) -> str:
         """Return the OpenAI base URL, as seen from this machine."""
-        return f"http://{reachable(self.host)}:{self.port}/v1"
+        return f"{'https' if self.tls_cert else 'http'}://{reachable(self.host)}:{self.port}/v1"
 
 
 def reachable(host: str) -> str:
@@ -73,6 +74,9 @@ def build(
     args = [str(program), "serve", *plan_arguments(plan)]
     args += ["--served-model-name", served_name]
     args += ["--host", settings.host, "--port", str(settings.port)]
+    if settings.tls_cert and settings.tls_key:
+        args += ["--ssl-certfile", str(settings.tls_cert), "--ssl-keyfile", str(settings.tls_key)]
+        args.append("--enable-ssl-refresh")  # a renewed certificate is shown without a restart
     args += ["--shutdown-timeout", f"{settings.shutdown_timeout:.0f}"]
     args += ["--disable-access-log-for-endpoints", "/health,/ping,/metrics"]
     sampling = sampling or (GEMMA_SAMPLING if gemma else None)
@@ -118,7 +122,8 @@ def build(
     folder = Path(str(plan.checkpoint))
     if folder.is_absolute() or folder.is_dir():
         env["HF_HUB_OFFLINE"] = "1"
-    return EngineCommand((*args, *settings.extra_args), env, settings.host, settings.port, served_name)
+    words = (*args, *settings.extra_args)
+    return EngineCommand(words, env, settings.host, settings.port, served_name, settings.tls_cert)
 
 
 def page_about(plan: Plan, served_name: str, banner: str | None, *, images: bool) -> dict[str, object]:

@@ -53,7 +53,7 @@ class Engine:
     def __init__(self, command: EngineCommand, *, on_line: Callable[[str], None] | None = None) -> None:
         self.command = command
         self.base_url = command.base_url
-        self.probe = Probe(reachable(command.host).strip("[]"), command.port)
+        self.probe = Probe(reachable(command.host).strip("[]"), command.port, command.tls_cert is not None)
         self.pid: int | None = None
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._failures = FailureReader()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import subprocess
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import pytest
 
 from client import ConfigurationError, LLMClient, LLMConnectionError
 from tests.client.conftest import HELLO, KEY
+from tests.support.certificates import make_certificate
 from tests.support.fake_openai import Exchange, FakeOpenAI, piece, reply
 
 if TYPE_CHECKING:
@@ -138,10 +138,7 @@ def test_an_http_client_that_is_none(given: dict[str, Any]) -> None:
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ca")
-    openssl = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
-    subprocess.run([*openssl, *names, *files], check=True, capture_output=True)
+    make_certificate(folder)
     return folder
 
 

@@ -2,7 +2,9 @@
 
 `install(folder)` writes an executable for SERVE_ENGINE. A request scripts its own answer with an object `fake` in its
 body (`Script` lists what it may hold); without one the answer is a few tokens. `GET /fake` tells what arrived.
-Environment: FAKE_VLLM_LOAD (seconds until it answers), FAKE_VLLM_FAIL (a line to die with instead of starting).
+Environment: FAKE_VLLM_LOAD (seconds until it answers), FAKE_VLLM_FAIL (a line to die with instead of starting),
+FAKE_VLLM_LOG (a file whose bytes it logs when it starts), FAKE_VLLM_CORE (1: tokens come from a process of their own, as
+vLLM's do from its engine core, so that one can be stopped without the other).
 """
 
 from __future__ import annotations
@@ -12,14 +14,19 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
+import ssl
 import stat
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,7 @@ class Script:
     tokens: list[str] = field(default_factory=lambda: ["The", " capital", " of", " France", " is", " Paris", "."])
     interval: float = 0.0  # seconds between two events
     delay: float = 0.0  # seconds before the first byte
+    prefill: float = 0.0  # seconds of the core's CPU before the first token
     status: int = 200  # another status is answered with vLLM's error object
     message: str = "scripted error"
     error_type: str = "BadRequestError"
@@ -53,6 +61,38 @@ class State:
     tokens: int = 0
 
 
+class Core:
+    """The process that computes: each token passes through it, so that one that is stopped gives none."""
+
+    SOURCE = """
+import sys, time
+for line in sys.stdin:
+    end = time.process_time() + float(line)
+    while time.process_time() < end:
+        pass
+    print(flush=True)
+"""
+
+    async def run(self, _app: web.Application) -> AsyncIterator[None]:
+        """Run it while the application does."""
+        pipe = asyncio.subprocess.PIPE
+        self._lock = asyncio.Lock()
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", self.SOURCE, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL
+        )
+        yield
+        self._process.kill()
+        await self._process.wait()
+
+    async def compute(self, seconds: float = 0.0) -> None:
+        """Compute for so many seconds of CPU."""
+        assert self._process.stdin
+        assert self._process.stdout
+        async with self._lock:
+            self._process.stdin.write(f"{seconds}\n".encode())
+            await self._process.stdout.readline()
+
+
 def install(folder: Path) -> Path:
     """Write the stand-in as an executable `vllm` into `folder`; return its path."""
     program = folder / "vllm"
@@ -75,7 +115,17 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--served-model-name", default=None)
     parser.add_argument("--shutdown-timeout", type=float, default=0)
+    parser.add_argument("--ssl-certfile")
+    parser.add_argument("--ssl-keyfile")
     args, _ = parser.parse_known_args()
+    if log := os.environ.get("FAKE_VLLM_LOG"):
+        with Path(log).open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.flush()
+    tls = None
+    if args.ssl_certfile:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(args.ssl_certfile, args.ssl_keyfile)
     if reason := os.environ.get("FAKE_VLLM_FAIL"):
         print(reason, flush=True)
         sys.exit(1)
@@ -89,17 +139,22 @@ def main() -> None:
         print=None,
         access_log=None,
         shutdown_timeout=args.shutdown_timeout,
+        ssl_context=tls,
         handler_cancellation=True,
     )
 
 
 STATE: web.AppKey[State] = web.AppKey("state", State)
+CORE: web.AppKey[Core] = web.AppKey("core", Core)
 
 
 def make_app(state: State) -> web.Application:
     """Build the application around `state`."""
     app = web.Application(client_max_size=64 << 20, middlewares=[_guard])
     app[STATE] = state
+    if os.environ.get("FAKE_VLLM_CORE"):
+        app[CORE] = core = Core()
+        app.cleanup_ctx.append(core.run)
     app.router.add_get("/health", _ok)
     app.router.add_get("/ping", _ok)
     app.router.add_get("/fake", _report)
@@ -162,6 +217,8 @@ async def _generate(request: web.Request) -> web.StreamResponse:
     state.running += 1
     try:
         await asyncio.sleep(script.delay)
+        if CORE in request.app:
+            await request.app[CORE].compute(script.prefill)
         if script.status != 200:
             return _error(script)
         if script.crash_after == 0:
@@ -240,6 +297,8 @@ async def _stream(request: web.Request, script: Script, state: State) -> web.Str
             error = {"error": {"message": script.message, "type": "InternalServerError", "param": None, "code": 500}}
             await write(f"data: {json.dumps(error)}\n\n")
             break
+        if CORE in request.app:
+            await request.app[CORE].compute()
         state.tokens += 1
         await write(event({"content": token}))
         due += script.interval

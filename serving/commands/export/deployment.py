@@ -94,7 +94,8 @@ def deployment(gpus: str | None, *, host: str | None, program: Path | None = Non
     """Plan for the GPUs named (or set, or found here) and build the command; no GPU is needed for that."""
     settings = ServeSettings.load()
     if host is not None:
-        settings = settings.model_copy(update={"host": host, "port": DEFAULT_PORT, "ui": False})
+        here = {"tls_cert": None, "tls_key": None}  # files of this machine
+        settings = settings.model_copy(update={"host": host, "port": DEFAULT_PORT, "ui": False, **here})
     hardware = find_hardware(settings, gpus)
     if problem := driver_problem(hardware):
         raise Refused(f"{problem} With --gpus it can be exported without.")
