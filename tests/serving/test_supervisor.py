@@ -250,7 +250,9 @@ def test_a_pair_that_cannot_serve_is_refused(
     cert, key = pair
     _, other = make_certificate(tmp_path)
     files = {"cert": cert, "key": key, "other": other, "locked": locked(cert, key, tmp_path)[1]}
-    chosen = {name.lower().removeprefix("serve_"): Path(value.format(**files)) for name, value in settings.items()}
+    chosen: dict[str, Any] = {
+        name.lower().removeprefix("serve_"): Path(value.format(**files)) for name, value in settings.items()
+    }
     with pytest.raises(ConfigurationError, match=re.escape(said)):
         refuse_bad_pair(ServeSettings(**chosen))
 
