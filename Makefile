@@ -67,7 +67,7 @@ deploy-rollback: setup ## go back to the release before
 undeploy: setup ## delete the endpoint and check that nothing is left that costs
 	@$(PY) runpod/deploy.py down $(ARGS)
 
-export: setup ## write the same deployment for Helm, SkyPilot, vllm-router or systemd: ARGS='helm ...'
+export: setup ## write the same deployment for Helm, SkyPilot, vllm-router, systemd, and Prometheus, Grafana: ARGS='helm ...'
 	@$(PY) -m serving export $(ARGS)
 
 chat: setup ## talk to the endpoint that LLM_BASE_URL points to

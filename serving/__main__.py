@@ -21,7 +21,7 @@ COMMANDS = {
     "bench": ("serving.commands.bench", "say how many users a server carries, and what a token costs"),
     "export": (
         "serving.commands.export.command",
-        "write the same deployment for other engines: Helm, SkyPilot, vllm-router, systemd",
+        "write the same deployment for Helm, SkyPilot, vllm-router, systemd; what watches it for Prometheus, Grafana",
     ),
 }
 

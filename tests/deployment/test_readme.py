@@ -114,7 +114,14 @@ def test_the_exports_work(checkout):
     (block,) = commands(SERVING, "More machines")
     run(block, checkout, clean_environment(SERVE_API_KEY="a-key-of-the-server"), "")
 
-    for name in ("values.yaml", "service.yaml", "router.sh", "gemma-vllm-kit.service"):
+    for name in (
+        "values.yaml",
+        "service.yaml",
+        "router.sh",
+        "gemma-vllm-kit.service",
+        "prometheus.yml",
+        "dashboard.json",
+    ):
         text = (checkout / name).read_text()
         assert text
         assert "a-key-of-the-server" not in text

@@ -1,4 +1,4 @@
-"""`python -m serving export`: the same model, name and flags, written down for engines that span more machines.
+"""`python -m serving export`: the same model, name and flags for other engines, and what watches them.
 
 Nothing of these engines is rebuilt here. No secret is written: each format refers to where its engine keeps them.
 """
@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from serving.commands.export.grafana import grafana
 from serving.commands.export.helm import helm
+from serving.commands.export.prometheus import prometheus
 from serving.commands.export.router import router
 from serving.commands.export.skypilot import skypilot
 from serving.commands.export.systemd import systemd
@@ -19,7 +21,14 @@ if TYPE_CHECKING:
     import argparse
 
 # For each a function that reads the options and returns the text.
-FORMATS = {"helm": helm, "skypilot": skypilot, "router": router, "systemd": systemd}
+FORMATS = {
+    "helm": helm,
+    "skypilot": skypilot,
+    "router": router,
+    "systemd": systemd,
+    "prometheus": prometheus,
+    "grafana": grafana,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--gpus", help="GPUs of one machine, like '1x NVIDIA L40S'; default: SERVE_GPUS, else this machine's"
     )
     parser.add_argument("--replicas", type=int, default=1, metavar="N", help="machines, helm and skypilot (default 1)")
-    parser.add_argument("--url", action="append", default=[], help="router: a machine's address; once for each")
+    parser.add_argument(
+        "--url", action="append", default=[], help="router, prometheus: a machine's address; once for each"
+    )
+    parser.add_argument("--rules", action="store_true", help="prometheus: the alerts in place of what is read")
     parser.add_argument("--user", help="systemd: the user to run as (default: you)")
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import shlex
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
+from serving.commands.export.addresses import checked
 from serving.errors import ConfigurationError
 from serving.settings import STARTUP_S
 
@@ -22,13 +22,7 @@ def router(args: argparse.Namespace) -> str:
     """Return a `vllm-router` command over machines that each run `make serve`."""
     if not args.url:
         raise ConfigurationError("--url is missing: give each machine's address, like --url http://10.0.0.5:8000.")
-    for url in args.url:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
-            raise ConfigurationError(
-                f"--url {url!r} is not allowed: it must be like http://10.0.0.5:8000, with no path."
-            )
-    command = ["vllm-router", "--worker-urls", *(url.rstrip("/") for url in args.url)]
+    command = ["vllm-router", "--worker-urls", *checked(args.url)]
     # cache_aware sends what begins alike to the same machine, whose prefix cache then holds it.
     command += ["--policy", "cache_aware", "--host", "127.0.0.1", "--port", str(ROUTER_PORT)]
     command += ["--worker-startup-timeout-secs", f"{STARTUP_S:.0f}", "--request-timeout-secs", "1800"]

@@ -28,7 +28,7 @@ CHART_MODEL = {
 
 
 def export(*arguments: str, status: int = 0, **settings: str) -> str:
-    environment = clean_environment(SERVE_API_KEY=KEY, HF_TOKEN=TOKEN, **settings)
+    environment = clean_environment(**{"SERVE_API_KEY": KEY, "HF_TOKEN": TOKEN, **settings})
     done = subprocess.run(
         [sys.executable, "-m", "serving", "export", *arguments],
         cwd=ROOT,
