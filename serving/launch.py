@@ -104,6 +104,14 @@ class Launch:
     download: Download | None = None
 
     @property
+    def processes(self) -> int:
+        """Return how many processes vLLM starts one after the other; those that share a model count as one.
+
+        On one GPU the engine core computes itself; else it has workers (vLLM 0.32, `v1/executor/abstract.py`).
+        """
+        return 2 if self.plan.gpus and (self.plan.tensor_parallel_size or 1) == 1 else 3
+
+    @property
     def about(self) -> str | None:
         """Return what a try-out model's answers are worth, None for any other model."""
         return self.settled.tryout.about if self.settled.tryout else None
@@ -180,12 +188,18 @@ def survey(settings: ServeSettings, *, ask_hub: bool = False, listen: bool = Tru
     return Survey(hardware, settled, plan, tuple(checks))
 
 
-def prepare(settings: ServeSettings, say: Callable[[str], None] = logger.info, *, dry_run: bool = False) -> Launch:
+def prepare(
+    settings: ServeSettings,
+    say: Callable[[str], None] = logger.info,
+    *,
+    phase: Callable[[str], None] | None = None,
+    dry_run: bool = False,
+) -> Launch:
     """Return what is to be started. Converts a try-out model the first time, unless it is a dry run.
 
-    `say` gets the lines that a user should see on the way. In a dry run, as with SERVE_GPUS, what only the real machine
-    could satisfy is a warning. Raises ConfigurationError, Refused or DoesNotFit for the first check that fails, each
-    with the sentence that says what to do.
+    `say` gets the lines that a user should see on the way, `phase` (else `say`) what takes long. In a dry run, as with
+    SERVE_GPUS, what only the real machine could satisfy is a warning. Raises ConfigurationError, Refused or DoesNotFit
+    for the first check that fails, each with the sentence that says what to do.
     """
     found = survey(settings, listen=not dry_run)
     for check in found.checks:
@@ -200,7 +214,7 @@ def prepare(settings: ServeSettings, say: Callable[[str], None] = logger.info, *
         if settings.served_model_name not in (None, settled.tryout.name, settings.llm_model):
             logger.warning("SERVE_SERVED_MODEL_NAME does nothing: a try-out model serves under its own name alone.")
         if not dry_run:
-            tryouts.checkpoint(settled.tryout, settings.cache_dir, ENGINE_PYTHON, say)
+            tryouts.checkpoint(settled.tryout, settings.cache_dir, ENGINE_PYTHON, phase or say)
         say(banner(settled.tryout))
     say(settled.summary(plan))
     command = settled.command(plan, find_engine(settings.engine))

@@ -17,6 +17,7 @@ from serving import life
 from serving.announcement import announcement
 from serving.engine.download import report_download
 from serving.engine.process import Engine
+from serving.engine.silence import explain_silence
 from serving.engine.vllm_log import compare_with_log, tells_capacity
 from serving.engine.watchdog import wait_for_hang
 from serving.errors import EngineFailed, ServingError
@@ -104,7 +105,7 @@ class Supervisor:
                 capacity.append(line)
 
         self._engine = engine = Engine(self._launch.command, on_line=on_line)
-        self._progress.begin("resolving the model")
+        self._progress.begin(self._launch.processes)
         try:
             engine.start()
         except ServingError as error:
@@ -126,7 +127,10 @@ class Supervisor:
         settings = self._launch.settings
         key = settings.api_key.get_secret_value() if settings.api_key else None
         try:
-            with report_download(self._launch.download, self._progress.detail):
+            with (
+                report_download(self._launch.download, self._progress.detail),
+                explain_silence(engine, self._progress.say, gpus=len(self._launch.plan.gpus)),
+            ):
                 answers = engine.wait_answer()
             if answers:
                 said = announcement(self._launch, engine.probe, key)

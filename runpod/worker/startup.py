@@ -52,6 +52,7 @@ class EngineStart:
         self.served_name = command.served_name
         self.origin = command.base_url.removesuffix("/v1")
         self._download = launch.download
+        self._processes = launch.processes
         self.max_num_seqs = launch.plan.max_num_seqs
         self._progress = Progress(settings.log_level, settings.log_file)
         self._engine = Engine(dataclasses.replace(command, env=env), on_line=self._progress.line)
@@ -61,7 +62,7 @@ class EngineStart:
         """Start vLLM; when the block is left, however that is, nothing of it remains."""
         with self._progress:
             self._say(f"starting vLLM for {self.served_name}")
-            self._progress.begin("resolving the model")
+            self._progress.begin(self._processes)
             self._engine.start()
             try:
                 yield self._engine

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 
 import psutil
 
+from serving.engine.command import reachable
+from serving.engine.probe import Probe
 from serving.errors import Refused
 
 
 def refuse_taken_port(host: str, port: int) -> None:
     """Raise Refused, naming the holder if it is known, unless `host`:`port` can be bound."""
+    if (ours := _find_serve(host, port)) is not None:
+        raise Refused(ours)
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
@@ -29,6 +34,35 @@ def refuse_taken_port(host: str, port: int) -> None:
                 raise Refused(f"SERVE_HOST={host!r} cannot be bound: {error.strerror}.") from error
             by = f" by {holder}" if holder else ""
             raise Refused(f"Port {port} is taken{by}: stop that, or set SERVE_PORT to another port.") from error
+
+
+def _find_serve(host: str, port: int) -> str | None:
+    """Return a sentence on the `make serve` that has this port, if one has. A vLLM that loads does not listen yet."""
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        if (process.info["cmdline"] or [])[1:4] != ["-m", "serving", "serve"] or process.pid == os.getpid():
+            continue
+        with contextlib.suppress(psutil.Error):
+            for child in process.children(recursive=True):
+                words = child.cmdline()
+                if _value(words, "--port") != str(port) or not _overlap(_value(words, "--host"), host):
+                    continue
+                tls = "--ssl-certfile" in words
+                probe = Probe(reachable(host).strip("[]"), port, tls)
+                state = "starting" if probe.get("/health") is None else "up"
+                url = f"{'https' if tls else 'http'}://{reachable(host)}:{port}/v1"
+                return (
+                    f"Port {port} is taken by another `make serve` (pid {process.pid}), which is {state} at {url}: "
+                    "use that, stop it, or set SERVE_PORT to another port."
+                )
+    return None
+
+
+def _value(words: list[str], flag: str) -> str | None:
+    return words[words.index(flag) + 1] if flag in words[:-1] else None
+
+
+def _overlap(one: str | None, other: str) -> bool:
+    return one == other or bool({one, other} & {"0.0.0.0", "::"})  # noqa: S104 (a comparison, not a bind)
 
 
 def _holder(port: int) -> str | None:

@@ -56,6 +56,7 @@ class Engine:
         self.probe = Probe(reachable(command.host).strip("[]"), command.port, command.tls_cert is not None)
         self.pid: int | None = None
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.heard_at = time.monotonic()  # when it logged last
         self._failures = FailureReader()
         self._on_line = on_line
         self._returncode: int | None = None
@@ -167,6 +168,7 @@ class Engine:
         with reaper.stdout as log:
             for line in read_lines(log.fileno()):
                 self.tail.append(line)
+                self.heard_at = time.monotonic()
                 try:
                     self._failures.take(line)
                     if self._on_line:

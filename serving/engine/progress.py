@@ -20,14 +20,11 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Live
     from rich.progress import TaskID
 
-# vLLM's own lines that begin a phase (0.32; the CPU and the CUDA runner).
-_PHASES = (
-    ("loading weights", re.compile(r"Starting to load model")),
-    (
-        "compiling",
-        re.compile(r"Loading weights took|Model loading took|Dynamo bytecode transform|Capturing CUDA graphs"),
-    ),
-)
+# vLLM starts its processes one after the other, each imports the same for seconds, and begins to log when it has.
+# Its own lines (0.32; the CPU and the CUDA runner) tell where it is, and it goes one way through them.
+_PROCESS_BEGUN = (re.compile(r"^\(APIServer\b"), re.compile(r"^\(EngineCore"))
+_LOADING = re.compile(r"Starting to load model")
+_COMPILING = re.compile(r"Loading weights took|Model loading took|Dynamo bytecode transform|Capturing CUDA graphs")
 _LEVEL = re.compile(r"^(?:\([^)]*\)\s+)?(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b")
 DETAIL_S = 30.0
 _RANKS = {"DEBUG": 0, "INFO": 1, "WARNING": 2, "ERROR": 3, "CRITICAL": 3}
@@ -47,9 +44,11 @@ class Progress:
         self._live: Live | None = None
         self._task: TaskID
         self._phase: str | None = None
+        self._ahead: list[tuple[re.Pattern[str], str]] = []  # of vLLM's phases: what begins one, and its name
         self._last_rank = 1
         self._last_detail = -DETAIL_S
         self._begin = time.monotonic()
+        self._ended = False
         self._hints = FailureReader()
         self._file = LogFile(log_file, self.say) if log_file else None
 
@@ -63,13 +62,19 @@ class Progress:
         if self._file:
             self._file.close()
 
-    def begin(self, phase: str) -> None:
-        """Begin the first phase of a start; the clock of the following ones runs from here."""
+    def begin(self, processes: int) -> None:
+        """Begin a start of vLLM, which is `processes` processes one after the other.
+
+        The clock runs from here, but for the first start, which it has counted from the beginning.
+        """
         with self._lock:
-            self._begin = time.monotonic()
-            self._phase = None
+            if self._ended:
+                self._begin, self._ended = time.monotonic(), False
             self._hints.forget()
-            self.phase(phase)
+            names = [f"starting vLLM, {number + 1} of {processes} processes" for number in range(processes)]
+            begun = zip(_PROCESS_BEGUN, names[1:], strict=False)
+            self._ahead = [*begun, (_LOADING, "loading weights"), (_COMPILING, "compiling")]
+            self.phase(names[0])
 
     def phase(self, phase: str) -> None:
         """Enter a phase; entering the one that runs changes nothing."""
@@ -95,10 +100,10 @@ class Progress:
                 self.say(text)
 
     def end(self) -> float:
-        """End the phases; return the seconds since `begin`."""
+        """End the phases; return the seconds that they took."""
         with self._lock:
             self._stop_live()
-            self._phase = None
+            self._phase, self._ended = None, True
             return time.monotonic() - self._begin
 
     def say(self, text: str) -> None:
@@ -125,9 +130,11 @@ class Progress:
             if self._phase:
                 if hint := self._hints.take(line):  # it may hang: told while it does
                     self.say(hint)
-                for phase, pattern in _PHASES:
-                    if pattern.search(line) and not (phase == "loading weights" and self._phase == "compiling"):
+                for place, (begun, phase) in enumerate(self._ahead):
+                    if begun.search(line):
+                        self._ahead = self._ahead[place + 1 :]
                         self.phase(phase)
+                        break
 
     def stop_showing_errors(self) -> None:
         """Show vLLM's log no more, unless all of it was asked for: what is told to end complains of its own end."""

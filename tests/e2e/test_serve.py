@@ -61,7 +61,7 @@ def test_it_says_what_it_serves_and_how_to_ask(smollm):
     assert "TRY-OUT MODEL, NOT GEMMA 3 27B" in text
     assert re.search(rf"^Ready after [\d.]+ s: http://127.0.0.1:{smollm.port}/v1$", text, re.MULTILINE)
     assert re.search(r"^  context  [\d,]+ tokens per request$", text, re.MULTILINE)
-    for phase in ("resolving the model", "loading weights", "compiling"):
+    for phase in (*(f"starting vLLM, {n} of 3 processes" for n in (1, 2, 3)), "loading weights", "compiling"):
         assert re.search(rf"^\[ *[\d.]+s\] {phase}$", text, re.MULTILINE)
 
 
@@ -189,10 +189,37 @@ async def test_a_killed_vllm_comes_back_and_sigterm_lets_a_stream_finish(smollm)
     assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.mark.slow
+def test_a_vllm_that_hangs_comes_back_and_a_long_prefill_is_left_alone() -> None:
+    """The real engine, three starts: a prompt that takes longer than the patience, a stopped core, all of it stopped."""
+    server = Serve({"SERVE_STALL_TIMEOUT": "5"}, command=(sys.executable, "-m", "serving", "serve"))
+    try:
+        server.wait_for("  ask ")
+        first = server.engine()
+        assert ask(server, "word " * 7000, LLM_MAX_TOKENS="2").returncode == 0
+        assert server.engine() == first
+        core = next(process for process in first.children() if "EngineCore" in " ".join(process.cmdline()))
+        core.send_signal(signal.SIGSTOP)
+        server.wait_for("its engine core is stopped")
+        server.wait_for("  ask ", times=2)
+        assert "Paris" in ask(server, QUESTION).stdout
+        server.engine().send_signal(signal.SIGSTOP)
+        server.wait_for("has not answered /health")
+        server.wait_for("  ask ", times=3)
+        assert "Paris" in ask(server, QUESTION).stdout
+        family = server.descendants()
+        server.supervisor.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        assert "Traceback" not in "\n".join(server.output)
+    finally:
+        server.close()
+
+
 def test_a_killed_supervisor_takes_vllm_along():
     server = Serve(command=(sys.executable, "-m", "serving", "serve"))
     try:
-        server.wait_for("resolving the model")
+        server.wait_for("starting vLLM, 1 of 3 processes")
         deadline = time.monotonic() + 60
         while len(server.descendants()) < 2:
             assert time.monotonic() < deadline

@@ -139,7 +139,7 @@ def test_a_vllm_that_dies_is_started_again(engine):
 def test_two_signals_kill_at_once(engine):
     server = Serve({"SERVE_ENGINE": engine, "SERVE_GPUS": f"1x {H100}", "FAKE_VLLM_LOAD": "600"}, command=SERVE)
     try:
-        server.wait_for("resolving")
+        server.wait_for("starting vLLM, 1 of 2 processes")
         while len(server.descendants()) < 2:
             assert server.process.poll() is None
         server.supervisor.send_signal(signal.SIGINT)

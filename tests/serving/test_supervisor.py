@@ -103,6 +103,19 @@ def test_the_end_of_a_hung_vllm_is_not_waited_for(start: Callable[..., Serve]) -
     assert not frozen.is_running()
 
 
+def test_a_second_serve_says_that_the_first_is_up(start: Callable[..., Serve]) -> None:
+    first = start(FAKE_VLLM_LOAD="4")
+    first.wait_for("loading weights")
+    for state in ("starting", "up"):
+        second = Serve(first.settings, command=SERVE, port=first.port)
+        assert second.wait() == 1
+        assert second.output[-1] == (
+            f"error: Port {first.port} is taken by another `make serve` (pid {first.supervisor.pid}), which is {state} "
+            f"at {first.base_url}: use that, stop it, or set SERVE_PORT to another port."
+        )
+        first.wait_for("  ask ")
+
+
 HOSTILE = (
     b"ERROR \x1b]52;c;aGVsbG8=\x07clipboard\x1b[2J \x9b31m\n"
     b"ERROR bytes \xff\xfe\x00 no text\n"

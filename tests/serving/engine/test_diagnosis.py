@@ -138,7 +138,7 @@ def test_what_a_start_said_does_not_explain_a_later_end():
 def test_a_hang_is_explained_while_it_hangs(capsys):
     line = "(Worker_TP0 pid=9) INFO 11-22 23:31:02 [shm_broadcast.py:1] No available shared memory broadcast block found in 60 seconds."
     with Progress("error") as progress:
-        progress.begin("loading weights")
+        progress.begin(3)
         progress.line(line)
         assert "NCCL_P2P_DISABLE" not in capsys.readouterr().err
         for _ in range(3):
