@@ -12,7 +12,7 @@ help: ## print this list
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}: make PYTHON=python3.11 ...")'
 	@$(PYTHON) -m venv .venv || { echo "Install Python's venv module first (Debian, Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
 	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
-	@.venv/bin/uv pip install --quiet --compile-bytecode --python $(PY) --constraints constraints.txt --group dev --editable '.[serving,runpod]'
+	@.venv/bin/uv pip install --quiet --compile-bytecode --python $(PY) --constraints constraints.txt --group dev --editable '.[serving,fleet,runpod]'
 	@touch $@
 
 setup: .venv/.installed ## make .venv: the kit, RunPod's SDK and the development tools
@@ -22,6 +22,12 @@ setup-engine: setup ## make .venv-engine: vLLM, for CUDA or for the CPU
 
 serve: setup $(if $(SERVE_ENGINE),,setup-engine) ## start vLLM with the SERVE_* settings and keep it up
 	@$(PY) -m serving serve
+
+fleet: setup $(if $(SERVE_ENGINE),,setup-engine) ## start several engines behind one address and keep them up
+	@exec $(PY) -m serving fleet
+
+reload: setup ## restart the fleet's engines one after the other with today's settings: no request is lost
+	@$(PY) -m serving reload $(ARGS)
 
 plan: setup ## say what fits on this machine's GPUs, or on SERVE_GPUS
 	@$(PY) -m serving plan
@@ -111,9 +117,9 @@ generated: setup ## write what is made from the code: .env.example, tables, plan
 settings-docs: generated ## the same, by its older name
 
 pins: setup ## write constraints.txt anew, keeping what can be kept
-	@.venv/bin/uv pip compile --quiet pyproject.toml --extra serving --extra runpod --group dev --universal --python-version 3.11 --no-header --no-annotate --constraints constraints.txt --output-file constraints.txt
+	@.venv/bin/uv pip compile --quiet pyproject.toml --extra serving --extra fleet --extra runpod --group dev --universal --python-version 3.11 --no-header --no-annotate --constraints constraints.txt --output-file constraints.txt
 
 format: setup ## put the code into the house's format
 	@.venv/bin/ruff check --fix . && .venv/bin/ruff format .
 
-.PHONY: help setup setup-engine serve status bench chat bench-client bench-worker soak soak-worker runpod-local image push plan plan-table doctor test test-fast test-slow lint format generated settings-docs pins deploy-plan deploy deploy-status deploy-logs deploy-rollback undeploy export
+.PHONY: help setup setup-engine serve fleet reload status bench chat bench-client bench-worker soak soak-worker runpod-local image push plan plan-table doctor test test-fast test-slow lint format generated settings-docs pins deploy-plan deploy deploy-status deploy-logs deploy-rollback undeploy export

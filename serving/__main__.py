@@ -17,6 +17,8 @@ COMMANDS = {
     "explain": ("serving.commands.explain", "say why vLLM failed, from its log (a file, or stdin)"),
     "doctor": ("serving.commands.doctor", "check every precondition of `serve`"),
     "status": ("serving.commands.status", "say what a running server does now, here or elsewhere"),
+    "fleet": ("serving.commands.fleet", "start several engines behind one address, and keep them up"),
+    "reload": ("serving.commands.reload", "restart a fleet's engines one after the other, with today's settings"),
     "key": ("serving.commands.key", "make, list and remove keys with names and limits"),
     "bench": ("serving.commands.bench", "say how many users a server carries, and what a token costs"),
     "export": (

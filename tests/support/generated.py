@@ -23,6 +23,7 @@ from deployment import hub
 from deployment.settings import DeploySettings
 from serving.engine.failures import markdown
 from serving.engine.program import pinned_version
+from serving.fleet.settings import FleetSettings
 from serving.settings import ServeSettings
 from worker import official
 from worker.settings import WorkerSettings
@@ -38,6 +39,7 @@ ROOT = Path(__file__).parents[2]
 CLASSES: dict[str, tuple[str, type[BaseSettings]]] = {
     "LLM_": ("The client: LLM_*", ClientSettings),
     "SERVE_": ("The server: SERVE_*", ServeSettings),
+    "FLEET_": ("Several engines under one address: FLEET_*", FleetSettings),
     "WORKER_": ("RunPod, the worker: WORKER_*", WorkerSettings),
     "DEPLOY_": ("RunPod, deploying: DEPLOY_*", DeploySettings),
 }
@@ -164,6 +166,7 @@ FILES: dict[str, Callable[[str], str]] = {
     "client/README.md": parts(settings__LLM_=lambda: table("LLM_")),
     "serving/README.md": parts(
         settings__SERVE_=lambda: table("SERVE_"),
+        settings__FLEET_=lambda: table("FLEET_"),
         plan=lambda: shown("plan", "--gpus", "2x NVIDIA L40S"),
         plan_table=lambda: printed("plan-table", "--markdown"),
         failures=markdown,

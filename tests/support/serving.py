@@ -42,6 +42,7 @@ class Serve:
     output: list[str] = field(default_factory=list)
     log: Path = Path()  # SERVE_LOG_FILE and SERVE_API_KEY, where the settings name them
     key: str = ""
+    cwd: Path = ROOT
 
     def __post_init__(self) -> None:
         """Start it."""
@@ -49,7 +50,7 @@ class Serve:
         environment = clean_environment(SERVE_PORT=str(self.port), **self.settings)
         self.process = subprocess.Popen(
             self.command,
-            cwd=ROOT,
+            cwd=self.cwd,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Make .venv-engine: the real vLLM, for CUDA where there is an NVIDIA GPU, else the CPU build. A second run does nothing.
-# ENGINE=cpu or ENGINE=cuda overrides the detection.
+# ENGINE=cpu or ENGINE=cuda overrides the detection; ENGINE_VENV names another folder, for a second vLLM beside it.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 here=serving/vllm_side/environment
-venv=.venv-engine
+venv=${ENGINE_VENV:-.venv-engine}
 unset PYTHONPYCACHEPREFIX # byte code must lie where each start looks for it
 
 if [ "$(uname -s)" != Linux ]; then
@@ -15,6 +15,10 @@ fi
 on() { [ -e "${SYSTEM:-}$1" ]; }
 nvidia() { on /proc/driver/nvidia/version || on /dev/nvidiactl || { on /dev/dxg && on /usr/lib/wsl/lib/libcuda.so.1; }; }
 [ -n "${ENGINE:-}" ] || if nvidia; then ENGINE=cuda; else ENGINE=cpu; fi
+if [ -e "$venv" ] && [ ! -e "$venv/pyvenv.cfg" ]; then
+  echo "ENGINE_VENV='$venv' is not allowed: it is there and no virtual environment, and would be emptied." >&2
+  exit 2
+fi
 case "$ENGINE" in cpu | cuda) ;; *) echo "ENGINE='$ENGINE' is not allowed: cpu or cuda." >&2; exit 2 ;; esac
 
 show() { .venv/bin/python "$here/show_progress.py"; }

@@ -1,0 +1,1 @@
+"""Several engines under one address, restarted one after the other without a request being lost."""
