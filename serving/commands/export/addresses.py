@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from serving.errors import ConfigurationError
+from serving.fleet.settings import server_address
 
 
 def checked(urls: list[str]) -> list[str]:
     """Return the addresses without a slash at the end. Raises ConfigurationError for one that is none."""
+    found = []
     for url in urls:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/") or "@" in url:
-            raise ConfigurationError(
-                f"--url {url!r} is not allowed: it must be like http://10.0.0.5:8000, with no path."
-            )
-    return [url.rstrip("/") for url in urls]
+        try:
+            found.append(server_address(url))
+        except ValueError as error:
+            raise ConfigurationError(f"--url {url!r} is not allowed: {error}") from error
+    return found

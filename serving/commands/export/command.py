@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from serving.commands.export.compose import compose
 from serving.commands.export.grafana import grafana
 from serving.commands.export.helm import helm
 from serving.commands.export.prometheus import prometheus
@@ -26,6 +27,7 @@ FORMATS = {
     "skypilot": skypilot,
     "router": router,
     "systemd": systemd,
+    "compose": compose,
     "prometheus": prometheus,
     "grafana": grafana,
 }
@@ -44,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rules", action="store_true", help="prometheus: the alerts in place of what is read")
     parser.add_argument("--user", help="systemd: the user to run as (default: you)")
+    parser.add_argument(
+        "--fleet", action="store_true", help="systemd: `make fleet`, which `systemctl reload` restarts without a gap"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

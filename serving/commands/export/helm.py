@@ -5,16 +5,20 @@ Source: the chart's helm/values.schema.json.
 
 from __future__ import annotations
 
+import json
 import shlex
 from typing import TYPE_CHECKING, Any
 
 from serving.commands.export.deployment import IMAGE, MOUNT, NAME, as_yaml, deployment
 from serving.engine.command import GEMMA_TEMPLATE
+from serving.engine.process import EXIT_MARGIN_S
 from serving.engine.program import pinned_version
 from serving.settings import DEFAULT_PORT, STARTUP_S
 
 if TYPE_CHECKING:
     import argparse
+
+LEAVING_S = 10  # until every router has seen that a pod is going
 
 
 def helm(args: argparse.Namespace) -> str:
@@ -52,6 +56,13 @@ def helm(args: argparse.Namespace) -> str:
     if made.settings.api_key is not None:
         engine["vllmApiKey"] = {"secretName": NAME, "secretKey": "api-key"}
         keys.append("--from-file=api-key=FILE")
+    # The chart has no values for these: they are set once beside it, and stay through upgrades.
+    drain = made.settings.shutdown_timeout
+    pod = {
+        "terminationGracePeriodSeconds": int(LEAVING_S + drain + EXIT_MARGIN_S),
+        "containers": [{"name": "vllm", "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(LEAVING_S)]}}}}],
+    }
+    patch = json.dumps({"spec": {"template": {"spec": pod}}})
     head = (
         "vLLM's production stack (https://github.com/vllm-project/production-stack). Secrets first, each from a file:",
         f"  kubectl create secret generic {NAME} {' '.join(keys)}",
@@ -62,6 +73,9 @@ def helm(args: argparse.Namespace) -> str:
         ),
         "  helm repo add vllm https://vllm-project.github.io/production-stack",
         "  helm install gemma vllm/vllm-stack -f THIS_FILE",
+        f"Once, so that a pod that ends leaves the router first and finishes its requests (up to {drain:.0f} s):",
+        f"  kubectl patch deployment gemma-gemma-deployment-vllm --patch {shlex.quote(patch)}",
+        "Later changes: helm upgrade gemma vllm/vllm-stack -f THIS_FILE",
     )
     values = {"servingEngineSpec": engine, "routerSpec": {"routingLogic": "prefixaware"}}
     return as_yaml(head, values)
