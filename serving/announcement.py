@@ -71,7 +71,9 @@ def question_command(launch: Launch, address: Address) -> str:
         words.append(f"LLM_BASE_URL={shlex.quote(address.base_url)}")
     if address.ca_file is not None:
         words.append(f"LLM_CA_FILE={shlex.quote(str(address.ca_file))}")
-    if settings.api_key and not settings.llm_api_key:
+    if settings.own_key:
+        words.append("LLM_API_KEY=YOUR_KEY")  # the file holds no key that could be shown
+    elif settings.api_key and not settings.llm_api_key:
         words.append('LLM_API_KEY="$SERVE_API_KEY"')
     if settings.llm_model != command.served_name:
         words.append(f"LLM_MODEL={shlex.quote(command.served_name)}")

@@ -197,10 +197,14 @@ class ServeSettings(Variables):
         key = values.get("LLM_API_KEY") or values.get("llm_api_key")
         if key not in (None, "", "EMPTY") and values.get("api_key") is None:
             values = {**values, "api_key": key}
-        if values.get("api_keys_file") is not None and values.get("api_key") is None:
-            # The supervisor asks the server questions too, and the file holds no key that could be sent.
-            values = {**values, "api_key": secrets.token_urlsafe(32)}
         return values
+
+    @model_validator(mode="after")
+    def _have_a_key_of_its_own(self) -> ServeSettings:
+        if self.api_keys_file is not None and self.api_key is None:
+            # The supervisor asks the server questions too, and the file holds no key that could be sent.
+            object.__setattr__(self, "api_key", SecretStr(secrets.token_urlsafe(32)))
+        return self
 
     @model_validator(mode="after")
     def _keep_the_key_sendable(self) -> ServeSettings:
@@ -214,6 +218,11 @@ class ServeSettings(Variables):
         if sentence := extra_args.refused(self.extra_args):
             raise ValueError(sentence)
         return self
+
+    @property
+    def own_key(self) -> bool:
+        """Whether `api_key` is none that a caller has, but one made for this run beside the file of keys."""
+        return self.api_keys_file is not None and "api_key" not in self.model_fields_set
 
     @property
     def loopback(self) -> bool:

@@ -146,3 +146,13 @@ def test_a_misspelt_variable_is_said(monkeypatch, caplog):
     ServeSettings.load()
     assert "did you mean SERVE_MAX_MODEL_LEN?" in caplog.text
     assert misspelt(["PATH", "SERVE_PORT", "serve_port", "LLM_MODEL", "VLLM_CPU_KVCACHE_SPACE"]) == []
+
+
+@pytest.mark.parametrize("given", [None, "a-key"])
+def test_beside_a_file_of_keys_there_is_always_one_to_ask_with(monkeypatch, tmp_path, given):
+    monkeypatch.setenv("SERVE_API_KEYS_FILE", str(tmp_path / "keys"))
+    if given:
+        monkeypatch.setenv("SERVE_API_KEY", given)
+    first, second = (ServeSettings.load(tmp_path / "none") for _ in range(2))
+    assert first.own_key is (given is None)
+    assert (first.api_key.get_secret_value() == second.api_key.get_secret_value()) is (given is not None)
