@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import aiohttp
 import psutil
 import pytest
 
@@ -68,6 +69,23 @@ def test_the_front_passes_on_what_is_vllms_and_keeps_the_routers_management_clos
     running = "vllm:num_requests_running"
     assert [f'replica="{number}"' in str(fleet.get("/metrics", KEY)[2]) for number in (1, 2, 3)] == [True, True, False]
     assert str(fleet.get("/metrics", KEY)[2]).count(f"# TYPE {running} ") == 1
+
+
+async def test_an_answer_that_breaks_off_is_never_taken_for_whole_and_one_that_nobody_reads_is_ended(fleet):
+    body = {"model": "tryout-smollm2-135m", "messages": [], "stream": True}
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with aiohttp.ClientSession(fleet.base_url + "/", headers=headers) as session:
+        cut = {"tokens": TOKENS, "interval": 0.01, "cut_after": 5}
+        async with session.post("chat/completions", json={**body, "fake": cut}) as response:
+            assert response.status == 200
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await response.read()
+
+        endless = {"tokens": TOKENS * 1000, "interval": 0.01}
+        async with session.post("chat/completions", json={**body, "fake": endless}) as response:
+            await response.content.readany()
+        while sum(fleet.get("/fake", KEY)[2]["running"] for _ in range(2)):  # each engine in turn
+            await asyncio.sleep(0.1)
 
 
 async def test_a_reload_under_streams_loses_none_and_brings_the_new_setting(fleet, settings):
