@@ -34,6 +34,12 @@ def fleet(tmp_path_factory, settings):
     try:
         run.wait_for(" serves: ", times=2)
         yield run
+        # Whatever was done to it: nothing is left after its own process was killed.
+        family = run.descendants()
+        assert len(family) > 6
+        run.process.kill()
+        run.process.wait(10)
+        assert psutil.wait_procs(family, 60)[1] == []
     finally:
         run.close()
 
@@ -125,6 +131,7 @@ async def test_settings_that_cannot_start_leave_all_engines_serving_and_the_stat
     assert max_num_seqs(fleet) == before
 
 
+@pytest.mark.slow
 async def test_a_reload_that_is_broken_off_is_repaired_by_the_next(fleet, settings):
     fleet.write(**settings, SERVE_MAX_NUM_SEQS="11")
     async with (streams := steady(fleet)).streams(8):
@@ -148,6 +155,7 @@ def block(name: str) -> str:
     return page.partition(f"<!-- {name}: begin -->\n```sh\n")[2].partition("```")[0]
 
 
+@pytest.mark.slow
 async def test_the_pages_commands_upgrade_vllm_and_go_back(fleet, settings, tmp_path):
     """As they stand there, but for `make`: a stand-in for it installs another stand-in engine."""
     make = tmp_path / "make"
@@ -199,15 +207,6 @@ async def test_after_kill_of_one_engine_the_others_streams_go_on_and_it_comes_ba
     assert streams.failures == []
     assert lost < 16  # those that ran on it, and no new one
     assert len(fleet.engines()) == 2
-
-
-async def test_nothing_is_left_after_the_fleets_own_process_was_killed(fleet):
-    family = [*fleet.descendants()]
-    assert len(family) > 6
-    fleet.process.kill()
-    await asyncio.to_thread(fleet.process.wait, 10)
-    _, alive = await asyncio.to_thread(psutil.wait_procs, family, 60)
-    assert alive == []
 
 
 async def test_one_engine_says_how_long_the_gap_is_and_callers_are_told_when_to_come_again(tmp_path, settings):
