@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
         print(shlex.join(prepare(settings, say=_say, dry_run=True).command.argv))
         return 0
     with Progress(settings.log_level, settings.log_file) as progress:
-        return Supervisor(prepare(settings, say=_say, phase=progress.phase), progress).run()
+        return Supervisor(prepare(settings, say=progress.tell, phase=progress.phase), progress).run()
 
 
 def _say(line: str) -> None:

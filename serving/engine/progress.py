@@ -110,7 +110,12 @@ class Progress:
         """Print a line of our own, with the elapsed time while a start is under way."""
         with self._lock:
             clock = f"[{time.monotonic() - self._begin:6.1f}s] " if self._phase else ""
-            _show(f"{clock}{text}", sys.stderr)
+            self.tell(f"{clock}{text}")
+
+    def tell(self, text: str) -> None:
+        """Print lines of our own as they are."""
+        with self._lock:
+            _show(text, sys.stderr)
 
     def announce(self, text: str) -> None:
         """Print what is the result of a start, on standard output."""
