@@ -83,7 +83,7 @@ def build(
     if sampling:
         args += ["--override-generation-config", json.dumps(sampling)]
     args += ["--structured-outputs-config", json.dumps(STRUCTURED_OUTPUTS)]
-    middleware: list[str] = []
+    middleware = ["requests_waiting.RequestsWaiting"]
     folders = ["middleware"]
     page: dict[str, str] = {}
     if settings.ui or (settings.ui is None and settings.loopback):

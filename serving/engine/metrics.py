@@ -20,11 +20,12 @@ GENERATED_TOKENS = "vllm:generation_tokens_total"
 PREFIX_QUERIES = "vllm:prefix_cache_queries_total"
 PREFIX_HITS = "vllm:prefix_cache_hits_total"
 PREEMPTIONS = "vllm:num_preemptions_total"
+UNANSWERED = "serve_requests_waiting"  # of a middleware of ours: no byte of an answer yet
 ANSWERS = "http_requests_total"  # of the server around vLLM's engine
 FIRST_TOKEN = "vllm:time_to_first_token_seconds"  # noqa: S105 (a metric, not a secret)
 BETWEEN_TOKENS = "vllm:inter_token_latency_seconds"
 
-SUMMED = (RUNNING, WAITING, PROMPT_TOKENS, GENERATED_TOKENS, PREFIX_QUERIES, PREFIX_HITS, PREEMPTIONS)
+SUMMED = (RUNNING, WAITING, PROMPT_TOKENS, GENERATED_TOKENS, PREFIX_QUERIES, PREFIX_HITS, PREEMPTIONS, UNANSWERED)
 HISTOGRAMS = (FIRST_TOKEN, BETWEEN_TOKENS)
 
 Buckets = dict[float, float]  # upper bound in seconds, and how many observations lie at or below it

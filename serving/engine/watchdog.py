@@ -45,11 +45,16 @@ class Core:
 
 @dataclass(frozen=True)
 class Sight:
-    """What one look showed; None is unknown. `served` and `failed` count requests: the latter ended in 5xx."""
+    """What one look showed; None is unknown.
+
+    `running` are requests that the core has reported, `unanswered` those without a byte of an answer; `served` and
+    `failed` count requests that have ended, the latter in 5xx.
+    """
 
     healthy: bool
     tokens: float | None = None
     running: float | None = None
+    unanswered: float | None = None
     served: float | None = None
     failed: float | None = None
     core: Core = Core()
@@ -78,6 +83,7 @@ def read_sight(text: str, core: Core = Core()) -> Sight:
         healthy=True,
         tokens=sum(known) if known else None,
         running=sample.get(metrics.RUNNING),
+        unanswered=sample.get(metrics.UNANSWERED),
         served=sample.answers.get("2xx", 0.0) if sample.answers else None,
         failed=sample.answers.get("5xx", 0.0) if sample.answers else None,
         core=core,
@@ -144,7 +150,7 @@ class Watchdog:
             self._heard, self._moved, self._computed = self._heard + gap, self._moved + gap, self._computed + gap
 
     def _judge_progress(self, sight: Sight, now: float, in_hand: int) -> str | None:
-        waiting = max(in_hand, sight.running or 0)
+        waiting = max(in_hand, sight.running or 0, sight.unanswered or 0)
         moved = sight.tokens != self._tokens
         self._tokens = sight.tokens
         if not sight.core.stopped and (moved or not waiting or sight.tokens is None):

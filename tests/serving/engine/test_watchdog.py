@@ -85,6 +85,11 @@ def test_who_was_paused_as_well_does_not_count_the_pause(sight):
     assert watchdog.judge(sight, 3600.0) is None
 
 
+def test_a_core_that_hangs_before_it_has_reported_a_request_is_given_up() -> None:
+    waits = read_sight("vllm:generation_tokens_total 5.0\nvllm:num_requests_running 0.0\nserve_requests_waiting 1.0\n")
+    assert 180 < watch([(waits, 600)])[0] <= 186
+
+
 def test_requests_that_the_core_never_saw_count_too():
     assert 180 < watch([(FINE, 600)], in_hand=3)[0] <= 186
 
