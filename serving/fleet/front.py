@@ -39,6 +39,7 @@ HOP_BY_HOP = frozenset(
     | {"upgrade", "expect", "host"}
 )
 CONNECT_S = 10.0
+KEEP_ALIVE_S = 3.0  # less than vLLM's 5: a connection must not be used in the moment in which it is closed
 
 
 class Front:
@@ -58,7 +59,11 @@ class Front:
         """Listen. Raises OSError."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
         self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), timeout=timeout, auto_decompress=False, trust_env=False
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
+            cookie_jar=aiohttp.DummyCookieJar(),  # one caller's cookies are not another's
+            timeout=timeout,
+            auto_decompress=False,
+            trust_env=False,
         )
         app = web.Application(client_max_size=0)
         app.router.add_route("*", "/{path:.*}", self._handle)
@@ -89,9 +94,9 @@ class Front:
         if path == "/metrics" and request.method == "GET":
             return await self._metrics(request, servers)
         if path in BALANCED:
-            return await self._pass_on(request, self._router)
-        self._turn += 1
-        return await self._pass_on(request, servers[self._turn % len(servers)])
+            return await self._pass_on(request, [self._router])
+        self._turn = (self._turn + 1) % len(servers)
+        return await self._pass_on(request, [*servers[self._turn :], *servers[: self._turn]])
 
     async def _metrics(self, request: web.Request, servers: Sequence[str]) -> web.StreamResponse:
         """Answer with the metrics of all, each sample with its server as `replica`."""
@@ -108,17 +113,19 @@ class Front:
             texts[str(number)] = text
         return web.Response(body=merged(texts), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
-    async def _pass_on(self, request: web.Request, to: str) -> web.StreamResponse:
-        assert self._http is not None
-        body = request.content if request.body_exists else None
-        skip = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")  # what a caller did not send stays unsent
-        try:
-            answer = await self._http.request(
-                request.method, URL(to + request.raw_path, encoded=True), headers=_passed(request), data=body,
-                allow_redirects=False, skip_auto_headers=skip,
-            )  # fmt: skip
-        except (aiohttp.ClientError, OSError):
-            return _refusal(503, "The router does not answer.", 1)
+    async def _pass_on(self, request: web.Request, to: Sequence[str]) -> web.StreamResponse:
+        """Send a request to the first of `to` that can be connected to, and its answer back."""
+        answer = None
+        for server in to:
+            try:
+                answer = await self._send(request, server)
+                break
+            except aiohttp.ClientConnectorError:
+                continue  # nothing was sent yet
+            except (aiohttp.ClientError, OSError):
+                break
+        if answer is None:
+            return _refusal(503, "The engine or the router does not answer.", 1)
         async with answer:
             passed = [(n, v) for n, v in answer.headers.items() if n.lower() not in HOP_BY_HOP]
             if answer.status == 503 and "Retry-After" not in answer.headers:
@@ -138,6 +145,17 @@ class Front:
                 raise
             await response.write_eof()
             return response
+
+    async def _send(self, request: web.Request, server: str) -> aiohttp.ClientResponse:
+        assert self._http is not None
+        return await self._http.request(
+            request.method,
+            URL(server + request.raw_path, encoded=True),
+            headers=_passed(request),
+            data=request.content if request.body_exists else None,
+            allow_redirects=False,
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),  # unsent stays unsent
+        )
 
 
 def _passed(request: web.Request) -> list[tuple[str, str]]:
