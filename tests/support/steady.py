@@ -1,4 +1,4 @@
-"""Streams without pause, as callers see them: every answer must come whole, and every failure is written down."""
+"""Streams one after the other, as callers see them: every answer must come whole, and every failure is written down."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class Steady:
     expected: int | None = None  # pieces of text in a whole answer
     key: str | None = None
     end: str = '"finish_reason"'  # what a whole answer holds near its end
+    pause: float = 0.0  # seconds between two requests of a caller
     whole: int = 0
     failures: list[str] = field(default_factory=list)
 
@@ -62,4 +63,4 @@ class Steady:
                     self.whole += 1
                 else:
                     self.failures.append(f"HTTP {response.status}, {pieces} pieces: {text[-200:]}")
-            await asyncio.sleep(0)
+            await asyncio.sleep(self.pause)
