@@ -12,8 +12,11 @@ import functools
 import hmac
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+sys.path.append(str(Path(__file__).parent))  # whoever loads it by its path knows nothing of its neighbours
 
 from api_key_limits import Limits, Refusal
 from api_keys import Key, KeyFile, digest
@@ -41,7 +44,7 @@ class ApiKeyGuard:
     """Let a request pass that bears a key, or asks for /health or /ping, or is a CORS preflight.
 
     Keys: the one in VLLM_API_KEY, and those of the file that SERVE_API_KEYS_FILE names, each with its limits, which are
-    counted in the folder SERVE_API_KEYS_STATE. A pure ASGI middleware, so that streams pass through untouched. Anything
+    counted in the folder SERVE_API_KEYS_STATE (unset: beside the file). A pure ASGI middleware, so that streams pass through untouched. Anything
     else gets 401, and 429 with Retry-After beyond a limit; a websocket is closed before it is accepted. Further inside
     and outside, `scope["state"]["key_name"]` says whose key it was.
     """
@@ -54,7 +57,7 @@ class ApiKeyGuard:
         self.app = app
         self._operator = Key(OPERATOR, digest(key.encode())) if key else None
         self._file = KeyFile(Path(file)) if file else None
-        self._limits = Limits(Path(os.environ["SERVE_API_KEYS_STATE"])) if file else None
+        self._limits = Limits(Path(os.environ.get("SERVE_API_KEYS_STATE") or f"{file}.state")) if file else None
         self._open = OPEN_PATHS | PAGE_PATHS if os.environ.get("SERVE_PAGE") == "1" else OPEN_PATHS
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:

@@ -119,5 +119,4 @@ def test_without_a_key_in_the_environment_the_server_does_not_start(monkeypatch,
 
 
 def test_it_needs_nothing_but_the_standard_library():
-    program = f"import sys; sys.path.insert(0, {str(GUARD.parent)!r}); import api_key_guard"
-    subprocess.run([sys.executable, "-I", "-S", "-c", program], check=True)
+    subprocess.run([sys.executable, "-I", "-S", str(GUARD)], check=True)
