@@ -44,9 +44,9 @@ class ApiKeyGuard:
     """Let a request pass that bears a key, or asks for /health or /ping, or is a CORS preflight.
 
     Keys: the one in VLLM_API_KEY, and those of the file that SERVE_API_KEYS_FILE names, each with its limits, which are
-    counted in the folder SERVE_API_KEYS_STATE (unset: beside the file). A pure ASGI middleware, so that streams pass through untouched. Anything
-    else gets 401, and 429 with Retry-After beyond a limit; a websocket is closed before it is accepted. Further inside
-    and outside, `scope["state"]["key_name"]` says whose key it was.
+    counted in the folder SERVE_API_KEYS_STATE (unset: beside the file). Anything else gets 401, and 429 with
+    Retry-After beyond a limit; a websocket is closed before it is accepted. Further inside and outside,
+    `scope["state"]["key_name"]` says whose key it was. A pure ASGI middleware, so that streams pass through untouched.
     """
 
     def __init__(self, app: App) -> None:
