@@ -131,6 +131,7 @@ async def _reload(
             say(gap(fleet.engines[0]))
         say(f"Would restart {len(fleet.engines)} engines, one after the other.")
         return 0
+    fleet.set_others(made.fleet.urls)
     rolling = Reload(fleet, made.starts, made.fleet.drain_timeout, say)
     task = asyncio.ensure_future(rolling.run())
     caller, end = asyncio.ensure_future(gone.wait()), asyncio.ensure_future(fleet.stopping.wait())

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from serving.fleet.layout import Start
 
 LOOK_S = 0.4
+PUT_BACK_S = 60.0
 FIRST_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 60.0
 # What a caller is told when nothing is known of how long a start takes.
@@ -42,7 +43,8 @@ class Fleet:
         self.say = say
         self.http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), trust_env=False)
         self.engines = [Engine(number, self.http, say) for number in range(1, len(starts) + 1)]
-        self.others = [Backend(url, url, self.http) for url in others]
+        self.others: list[Backend] = []
+        self.set_others(others)
         self.inside: set[str] = set()  # the addresses that the router has
         self.changed = asyncio.Condition()
         self._starts = starts
@@ -162,14 +164,25 @@ class Fleet:
     async def take_out(self, backend: Backend) -> None:
         """Take a backend out of the router until `put_back`; its running requests go on."""
         backend.held = True
+        await self.look()
         while backend.url in self.inside:
+            await asyncio.sleep(LOOK_S)
             await self.look()
 
-    async def put_back(self, backend: Backend) -> None:
-        """Let the router have a backend again, and wait until it does."""
+    async def put_back(self, backend: Backend) -> bool:
+        """Let the router have a backend again; return whether it soon does."""
         backend.held = False
-        async with self.changed:
-            await self.changed.wait_for(lambda: backend.url in self.inside)
+        try:
+            async with asyncio.timeout(PUT_BACK_S), self.changed:
+                await self.changed.wait_for(lambda: backend.url in self.inside)
+        except TimeoutError:
+            return False
+        return True
+
+    def set_others(self, urls: Sequence[str]) -> None:
+        """Have these servers on other machines from now on."""
+        known = {other.url: other for other in self.others}
+        self.others = [known.get(url) or Backend(url, url, self.http) for url in urls]
 
     async def _keep(self, engine: Engine, start: Start) -> None:
         """Keep an engine's process up. While it is held, somebody else starts and ends it."""

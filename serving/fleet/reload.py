@@ -69,20 +69,21 @@ class Reload:
                     return False
             engine.held = True
             problem = await self._change(engine, start, name)
+            if problem is None and not await fleet.put_back(engine):
+                problem = "it answered, and then did no more"
             if problem is None:
-                await fleet.put_back(engine)
                 self._say(f"{name}: back in the router after {engine.took or 0:.0f} s")
                 return True
+            engine.held = True
             self._say(f"{name}: the new settings do not work: {problem}")
             if old is None:
                 return False
             self._say(f"{name}: starting it with the old settings")
             problem = await self._change(engine, old, name)
-            if problem is None:
-                await fleet.put_back(engine)
+            if problem is None and await fleet.put_back(engine):
                 self._say(f"{name}: serves with the old settings; the other engines were left alone.")
             else:
-                self._say(f"{name}: does not come back with the old settings either: {problem}")
+                self._say(f"{name}: does not come back with the old settings either: {problem or 'it does not stay'}")
             return False
         finally:
             engine.held = False  # and the fleet keeps it up from here
