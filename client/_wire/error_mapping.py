@@ -76,13 +76,15 @@ def from_error_body(
     failure: LLMError
     if code in (401, 403):
         failure = AuthenticationError(
-            f"The key was refused ({where}): {said}. Check {endpoint.variable('API_KEY')}.", **kwargs
+            f"The key was refused ({where}): {said.rstrip('.')}. Check {endpoint.variable('API_KEY')}.", **kwargs
         )
     elif code == 404 or body.kind == "model_not_found":
         if body.kind == "model_not_found" or "model" in body.message.lower():
             failure = ModelNotFoundError(f"No such model ({where}): {said}", **kwargs)
         else:
-            failure = BadRequestError(f"Not found ({where}): {said}. Check {endpoint.variable('BASE_URL')}.", **kwargs)
+            failure = BadRequestError(
+                f"Not found ({where}): {said.rstrip('.')}. Check {endpoint.variable('BASE_URL')}.", **kwargs
+            )
     elif code == 429:
         failure = RateLimitedError(f"Too many requests ({where}): {said}", **kwargs)
     elif code is None or code >= 500 or code in (408, 409):
@@ -210,6 +212,11 @@ def _from_transport(error: Exception, endpoint: Endpoint) -> LLMError:
     chain = list(_chain(error))
     cause = chain[-1]
     for link in chain:
+        if isinstance(link, (httpx2.TooManyRedirects, httpx2.UnsupportedProtocol)):
+            return UnexpectedResponseError(
+                f"{endpoint.name} redirects to where no answer is ({quote(str(link), endpoint.keys).rstrip('.')}). "
+                f"Check {endpoint.variable('BASE_URL')}."
+            )
         if isinstance(link, (aiohttp.ConnectionTimeoutError, httpx2.PoolTimeout)):
             return timed_out("connect", endpoint.connect_timeout, endpoint)
         if isinstance(link, (aiohttp.SocketTimeoutError, httpx2.ReadTimeout, httpx2.WriteTimeout)):

@@ -13,7 +13,7 @@ from client._wire.chunk import clean, dumps, loads
 if TYPE_CHECKING:
     import msgspec
 
-_OWN = ("index", "id", "type", "function")
+_OWN = ("index", "id", "type", "function", "name", "arguments", "parameters")
 
 
 class ToolCalls:
@@ -53,11 +53,12 @@ class ToolCalls:
         return True
 
     def _add(self, piece: dict[str, Any], position: int | None) -> None:
-        function = piece.get("function")
+        function = piece.get("function", piece)  # some put its fields beside the id
         function = function if isinstance(function, dict) else {}
         name, id_ = _word(function.get("name")), _word(piece.get("id"))
         index = piece.get("index") if type(piece.get("index")) is int else None
-        arguments = _arguments(function.get("arguments"))
+        given = function.get("arguments", function.get("parameters"))
+        arguments = _arguments(given)
         call = self._find(id_, index, name, arguments, position)
         if call is None:
             call = {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
@@ -69,10 +70,13 @@ class ToolCalls:
             self._by_index[index] = call
         known = call["function"]
         known["name"] = _joined_name(known["name"], name)
-        if isinstance(function.get("arguments"), (dict, list)):
-            known["arguments"] = arguments  # whole
-        elif arguments != known["arguments"] or not _is_whole(arguments):  # else it was said twice
-            known["arguments"] += arguments
+        so_far = known["arguments"]
+        if isinstance(given, (dict, list)) or (so_far == "{}" and arguments.startswith("{")):
+            known["arguments"] = arguments  # whole, or in the place of what stood for "to come"
+        elif name and so_far and arguments.startswith(so_far):
+            known["arguments"] = arguments  # all of the call so far, once more
+        elif arguments != so_far or not _is_whole(arguments):  # else it was said twice
+            known["arguments"] = so_far + arguments
         call.update({key: value for key, value in piece.items() if key not in _OWN})
 
     def _find(

@@ -130,6 +130,14 @@ A, B = ("f", '{"x": 1}'), ("g", '{"y": 2}')
         ([calls(call("f", '{"x"', index=0)), calls(call("f", ": 1}", index=0))], [("", *A)]),
         # the whole call again at the end
         ([calls(call("f", '{"x"', index=0, id="a")), calls(call(None, ": 1}", index=0)), calls(call(*A, index=0, id="a"))], [("a", *A)]),
+        # all of the call so far with each piece
+        ([calls(call("f", '{"x"', index=0, id="a")), calls(call("f", '{"x": 1', index=0, id="a")), calls(call(*A, index=0, id="a"))], [("a", *A)]),
+        # an empty object that stands for arguments to come
+        ([calls(call("f", "{}", index=0, id="a")), calls(call(None, A[1], index=0))], [("a", *A)]),
+        ([calls(call("f", "{}", index=0, id="a")), calls(call("g", "{}", index=1, id="b"))], [("a", "f", "{}"), ("b", "g", "{}")]),
+        # the function's fields beside the id; another name for the arguments
+        ([calls({"index": 0, "id": "a", "name": "f", "arguments": A[1]})], [("a", *A)]),
+        ([calls({"index": 0, "id": "a", "function": {"name": "f", "parameters": {"x": 1}}})], [("a", *A)]),
         # arguments that are an object, missing, or null
         ([calls(call("f", {"x": 1}, index=0, id="a"))], [("a", *A)]),
         ([calls({"index": 0, "id": "a", "function": {"name": "f", "arguments": None}})], [("a", "f", "")]),

@@ -476,6 +476,15 @@ async def test_a_listing_that_makes_no_sense_changes_nothing(server: FakeOpenAI,
     assert (error.status, "The server has" in str(error)) == (404, False)
 
 
+@pytest.mark.parametrize("to", ["", "//", "ftp://x/y", "http://[::1", "javascript:x"])
+async def test_a_redirect_to_nowhere_is_said_and_not_tried_again(server: FakeOpenAI, make: Make, to: str) -> None:
+    server.default = reply(307, "", location=to)
+    error, _ = await failure_of(make(max_retries=2))
+    assert type(error) is UnexpectedResponseError
+    assert not error.retryable
+    assert ".." not in str(error).replace("127.0.0.1", "")
+
+
 async def test_wrong_path_is_no_missing_model(server: FakeOpenAI, make: Make) -> None:
     server.script(reply(404, {"detail": "Not Found"}))
     error, _ = await failure_of(make())
