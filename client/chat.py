@@ -137,6 +137,8 @@ async def show(stream: TextStream, console: Console) -> None:
         console.complain(f"[cut after {stream.stats.tokens} tokens, the most that LLM_MAX_TOKENS or the model allows]")
     elif stream.finish_reason == "content_filter":
         console.complain("[cut by the server's content filter]")
+    elif not stream.text:
+        console.complain("[the answer has no text]")
 
 
 async def settle_model(client: LLMClient) -> None:

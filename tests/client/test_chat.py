@@ -110,6 +110,11 @@ async def test_a_cut_answer_is_marked(server: FakeOpenAI, run: Run, reason: str,
     assert err.startswith(mark)
 
 
+async def test_an_answer_without_text_is_said(server: FakeOpenAI, run: Run) -> None:
+    server.script(events(piece(reasoning_content="hm", finish="stop")))
+    assert await run("?") == (0, "", "[the answer has no text]\n")
+
+
 async def test_nothing_that_a_terminal_obeys_is_shown(server: FakeOpenAI, run: Run) -> None:
     server.script(say("\x1b", "]52;c;cm0=", "\x07red \x1b[3", "1mfish\x1b[0m\tand\u202e\r\n", "chips"))
     assert await run("?") == (0, "red fish\tand\nchips\n", "")

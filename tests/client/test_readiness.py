@@ -46,6 +46,25 @@ async def test_vllm_that_loads(server: FakeOpenAI, make: Make) -> None:
     assert "load its model" in seen[0]
 
 
+async def test_a_server_that_says_when_to_ask_again(
+    server: FakeOpenAI, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.routes["/health"] = in_turn(
+        reply(503, "", retry_after="0.5"), reply(503, "", retry_after="3600"), reply(503, ""), reply(200, "")
+    )
+    waits: list[float] = []
+    sleep = asyncio.sleep
+
+    async def note(seconds: float) -> None:
+        waits.append(seconds)
+        await sleep(min(seconds, 0.005))
+
+    monkeypatch.setattr("client.readiness.asyncio.sleep", note)
+    await make().wait_until_ready(5)
+    polls = [wait for wait in waits if wait >= 0.02]  # the others are the stand-in's
+    assert polls == [0.5, 10, 0.02]  # never for longer than a person would like to wait for a server that is up
+
+
 async def test_nobody_there_yet(make: Make) -> None:
     async with FakeOpenAI() as gone:
         url = gone.base_url
