@@ -5,6 +5,9 @@ PY := .venv/bin/python
 # uv does not read pip's variables.
 export UV_FIND_LINKS := $(or $(UV_FIND_LINKS),$(PIP_FIND_LINKS))
 
+# An option for a variable of the command line; one of the environment may mean anything.
+given = $(if $(findstring command,$(origin $(1))),$(2) '$($(1))')
+
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -29,8 +32,11 @@ fleet: setup $(if $(SERVE_ENGINE),,setup-engine) ## start several engines behind
 reload: setup ## restart the fleet's engines one after the other with today's settings: no request is lost
 	@$(PY) -m serving reload $(ARGS)
 
-plan: setup ## say what fits on this machine's GPUs, or on SERVE_GPUS
-	@$(PY) -m serving plan
+plan: setup ## say what fits, here or elsewhere: MODEL=google/gemma-4-31b-it GPUS='1x L40S'
+	@$(PY) -m serving plan $(call given,MODEL,--model) $(call given,GPUS,--gpus) $(ARGS)
+
+models: setup ## list the models that are known here, with what each takes: GPUS='1x L40S'
+	@$(PY) -m serving models $(call given,GPUS,--gpus) $(ARGS)
 
 plan-table: setup ## say what fits on every known GPU, times 1, 2, 4 and 8
 	@$(PY) -m serving plan-table

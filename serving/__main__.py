@@ -14,6 +14,7 @@ COMMANDS = {
     "serve": ("serving.commands.serve", "start vLLM as the SERVE_* settings say, and keep it up"),
     "plan": ("serving.commands.plan", "say what fits on the hardware, before a byte is downloaded"),
     "plan-table": ("serving.commands.plan_table", "say what fits on every known GPU"),
+    "models": ("serving.commands.models", "list the models that are known here, and what each takes"),
     "explain": ("serving.commands.explain", "say why vLLM failed, from its log (a file, or stdin)"),
     "doctor": ("serving.commands.doctor", "check every precondition of `serve`"),
     "status": ("serving.commands.status", "say what a running server does now, here or elsewhere"),

@@ -15,7 +15,8 @@ where a command is steered by variables, options where it has them (`planning.wo
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from client.settings import DEFAULT_MODEL
@@ -23,11 +24,16 @@ from serving.checks.all import every_check
 from serving.checks.machine import driver_problem
 from serving.checks.model import to_download
 from serving.engine.command import EngineCommand, build
-from serving.engine.program import ENGINE_PYTHON, find_engine
-from serving.errors import ConfigurationError, ServingError
+from serving.engine.program import ENGINE_PYTHON, engine_python, find_engine
+from serving.errors import ConfigurationError, Refused, ServingError
 from serving.hardware import nvml
 from serving.hardware.parse import parse_gpus
 from serving.model import tryout as tryouts
+from serving.model.additions import Additions, find_draft, read_adapters
+from serving.model.ask_vllm import AskVllm
+from serving.model.facts import unknown
+from serving.model.hub import HubReader
+from serving.model.hub_cache import endpoint, offline, stored_token
 from serving.model.resolve import resolve
 from serving.model.tryout import DEFAULT_TRYOUT, TRYOUT_MODELS
 from serving.planning.plan import Plan, PlanRequest, make_plan
@@ -35,7 +41,6 @@ from serving.planning.words import Words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from serving.checks.check import Check
     from serving.engine.download import Download
@@ -51,7 +56,8 @@ logger = logging.getLogger(__name__)
 class Settled:
     """What is to be served, as far as that does not depend on the machine.
 
-    `served_name` is what requests call it; `tryout` is set if it is a try-out model.
+    `served_name` is what requests call it; `tryout` is set if it is a try-out model; `additions` is what is served with
+    it.
     """
 
     settings: ServeSettings
@@ -59,6 +65,7 @@ class Settled:
     facts: ModelFacts
     wishes: PlanRequest
     tryout: TryoutModel | None = None
+    additions: Additions = field(default_factory=Additions)
 
     def plan(self, hardware: Hardware) -> Plan:
         """Return the plan for a machine, which may be that nothing fits. Raises ConfigurationError."""
@@ -71,10 +78,11 @@ class Settled:
             plan,
             program=program,
             served_name=self.served_name,
-            gemma=self.facts.gemma,
+            family=self.facts.family,
             sampling=self.tryout.sampling if self.tryout else None,
             banner=f"TRY-OUT MODEL, NOT GEMMA 3 27B: {self.tryout.about}." if self.tryout else None,
             images=self.facts.vision and not plan.language_model_only,
+            additions=self.additions.arguments,
         )
 
     def summary(self, plan: Plan) -> str:
@@ -134,12 +142,14 @@ def settle(
     model: str | None = None,
     words: Words | None = None,
     hub_cache: Path | None = None,
+    say: Callable[[str], None] = logger.info,
 ) -> Settled:
     """Settle what is served: `model`, else SERVE_MODEL, else Gemma 3 27B, or without a GPU the default try-out model.
 
-    A model that is named is never replaced by another, and a GPU always means the real model. `hub_cache` is where its
-    configuration is, if not in Hugging Face's own cache. Raises ConfigurationError for a model that is not known, and
-    for wishes that cannot be read.
+    A model that is named is never replaced by another, and a GPU always means the real model. What is in no table is
+    asked of vLLM, which takes half a minute the first time: `say` gets the steps. What is not here is read from the
+    hub. `hub_cache` is where a model's configuration is, if not in Hugging Face's own cache. Raises ConfigurationError
+    or Refused for a model that is not known, ConfigurationError for wishes that cannot be read.
     """
     words = words or Words()
     wishes = PlanRequest.from_settings(settings, words)
@@ -147,37 +157,58 @@ def settle(
     tryout = _tryout(name, gpu=gpu, words=words)
     if tryout is None:
         name = name or DEFAULT_MODEL
-        facts = resolve(name, hub_cache, words.name("model"))
-        return Settled(settings, settings.served_model_name or name, facts, wishes)
-    return Settled(settings, tryout.name, tryouts.facts(tryout, settings.cache_dir), wishes, tryout)
+        facts = _facts(name, settings, wishes, hub_cache, say)
+        served = settings.served_model_name or name
+    else:
+        facts, served = tryouts.facts(tryout, settings.cache_dir), tryout.name
+    draft = None
+    if settings.speculate != "off":
+        draft = find_draft(settings.speculate, facts, lambda: _hub(settings, "SERVE_SPECULATE"), hub_cache)
+        facts = replace(facts, kv_layers=facts.kv_layers + draft.kv_layers)
+        wishes = replace(wishes, draft_bytes=draft.weight_bytes)
+    additions = Additions(read_adapters(settings.lora, served), draft)
+    wishes = replace(wishes, lora_rank=additions.rank, lora_slots=len(additions.adapters))
+    return Settled(settings, served, facts, wishes, tryout, additions)
 
 
-def for_others(settings: ServeSettings, verb: str) -> Settled:
+def for_others(settings: ServeSettings, verb: str, say: Callable[[str], None] = logger.info) -> Settled:
     """Settle what is to be `verb` ("deployed", "exported"): machines with GPUs and a network, not this one.
 
     Raises ConfigurationError, for a try-out model too.
     """
-    settled = settle(settings, gpu=True)
+    settled = settle(settings, gpu=True, say=say)
     if settled.tryout is not None:
         raise ConfigurationError(
             f"SERVE_MODEL={settled.tryout.name!r} cannot be {verb}: it is a try-out model, made on this machine to "
             f"show that everything works. Unset SERVE_MODEL for {DEFAULT_MODEL}, or name a model on Hugging Face."
         )
+    if settled.wishes.off or not settled.facts.sized:
+        why = "SERVE_PLAN=off says nothing of" if settled.wishes.off else "the size of its weights is not known for"
+        raise ConfigurationError(
+            f"{settled.facts.name} cannot be {verb}: {why} the machines that it takes. Without a plan it can be served "
+            "on a machine of its own, with `make serve`."
+        )
     return settled
 
 
-def survey(settings: ServeSettings, *, ask_hub: bool = False, listen: bool = True) -> Survey:
+def survey(
+    settings: ServeSettings,
+    *,
+    ask_hub: bool = False,
+    listen: bool = True,
+    say: Callable[[str], None] = logger.info,
+) -> Survey:
     """Find the hardware, settle the model, plan, and check all that could stop a start; start and convert nothing.
 
-    `ask_hub`: ask the network too. `listen`: the port must be free now. Raises ConfigurationError for GPUs in
-    SERVE_GPUS that make no sense; everything else is a check.
+    `ask_hub`: ask the network too. `listen`: the port must be free now. `say`: see `settle`. Raises ConfigurationError
+    for GPUs in SERVE_GPUS that make no sense; everything else is a check.
     """
     hardware = find_hardware(settings)
     settled, plan = None, None
     problem: ServingError | None = driver_problem(hardware)
     if problem is None:
         try:
-            settled = settle(settings, gpu=bool(hardware.gpus))
+            settled = settle(settings, gpu=bool(hardware.gpus), say=say)
             plan = settled.plan(hardware)
         except ServingError as error:
             problem = error
@@ -201,7 +232,7 @@ def prepare(
     SERVE_GPUS, what only the real machine could satisfy is a warning. Raises ConfigurationError, Refused or DoesNotFit
     for the first check that fails, each with the sentence that says what to do.
     """
-    found = survey(settings, listen=not dry_run)
+    found = survey(settings, listen=not dry_run, say=say)
     for check in found.checks:
         if check.stops and not (dry_run and check.needs_machine):
             raise check.refusal()
@@ -228,6 +259,26 @@ def banner(tryout: TryoutModel) -> str:
     return "\n".join(
         ("┌" + "─" * (width + 2) + "┐", *(f"│ {line:<{width}} │" for line in lines), "└" + "─" * (width + 2) + "┘")
     )
+
+
+def _facts(
+    name: str, settings: ServeSettings, wishes: PlanRequest, hub_cache: Path | None, say: Callable[[str], None]
+) -> ModelFacts:
+    """Return the facts of a model that is named; past the plan nothing needs to be known of it."""
+    said = wishes.words.name("model")
+    try:
+        ask = AskVllm(engine_python(settings.engine), settings.cache_dir, say)
+        return resolve(name, hub_cache, said, ask=ask, hub=_hub(settings, said))
+    except (ConfigurationError, Refused):
+        is_path = name.startswith((".", "/", "~"))
+        if not wishes.off or (is_path and not Path(name).expanduser().is_dir()):
+            raise
+        return unknown(str(Path(name).expanduser()) if is_path else name)
+
+
+def _hub(settings: ServeSettings, said: str) -> HubReader:
+    token = settings.hf_token.get_secret_value() if settings.hf_token else stored_token()
+    return HubReader(endpoint(), token, offline=offline(), said=said)
 
 
 def _tryout(name: str | None, *, gpu: bool, words: Words) -> TryoutModel | None:

@@ -37,6 +37,7 @@ def _comma_words(value: object) -> object:
 ShellWords = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_shell_words)]
 HostName = Annotated[str, Field(pattern=r"^[\w.-]+$"), AfterValidator(str.lower)]
 HostNames = Annotated[tuple[HostName, ...], NoDecode, BeforeValidator(_comma_words)]
+CommaWords = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_words)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
@@ -93,6 +94,36 @@ class ServeSettings(Variables):
     )
     precision: Literal["auto", "bf16", "fp8", "int4"] = setting(
         "auto", "auto, bf16, fp8 or int4", "precision of the weights; `auto`: the best that fits the context"
+    )
+    quantization: Literal["fp8"] | None = setting(
+        None, "fp8", "`fp8` quantises plain weights as they are loaded: half the memory, without another checkpoint"
+    )
+    kv_cache_dtype: Literal["auto", "fp8"] = setting(
+        "auto",
+        "auto or fp8",
+        "type of the KV cache; `fp8` holds about twice as much, and of a model with sliding layers leaves those as "
+        "they are",
+    )
+    lora: CommaWords = setting(
+        (),
+        "name=folder, comma-separated",
+        "adapters (LoRA) that are served beside the model, each under its own name: `name=folder`, comma-separated",
+    )
+    speculate: Literal["off", "ngram", "mtp", "eagle3"] = setting(
+        "off",
+        "off, ngram, mtp or eagle3",
+        "guess tokens ahead: `ngram` from the text itself (any model), `mtp` or `eagle3` with a draft (Gemma 4)",
+    )
+    load_format: Literal[
+        "auto", "safetensors", "fastsafetensors", "instanttensor", "runai_streamer", "tensorizer", "ipc_cache"
+    ] = setting(
+        "auto",
+        "auto, safetensors, fastsafetensors, instanttensor, runai_streamer, tensorizer or ipc_cache",
+        "how vLLM reads the weights; all but `auto` and `safetensors` want vLLM's extra of that name, `ipc_cache` a "
+        "running `vllm preload` (neither was tried on a GPU)",
+    )
+    plan: Literal["auto", "off"] = setting(
+        "auto", "auto or off", "`off` starts vLLM without a plan: vLLM finds out by itself what fits, or does not start"
     )
     max_model_len: PositiveInt | Literal["auto"] = setting(
         "auto",

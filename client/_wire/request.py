@@ -8,7 +8,7 @@ from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 from client._wire.chunk import clean
-from client._wire.turns import is_gemma, merge_turns
+from client._wire.turns import alternates, merge_turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -38,7 +38,7 @@ def arguments(
         raise TypeError("model must be a name")
     found: dict[str, Any] = {
         "model": model,
-        "messages": merge_turns(messages) if is_gemma(model) else list(messages),
+        "messages": merge_turns(messages) if alternates(model) else list(messages),
         "temperature": temperature,
         "stream": True,
         "stream_options": {"include_usage": True},

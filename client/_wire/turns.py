@@ -7,17 +7,19 @@ where it stands: moving it to the front would change the prompt's beginning, whi
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 _SYSTEM = ("system", "developer")
+_ANY_TURNS = re.compile(r"gemma-?4(?![\d.]*b)", re.IGNORECASE)  # Gemma 4, not "gemma-4b"
 
 
-def is_gemma(model: str) -> bool:
-    """Return whether `model` names a Gemma model."""
-    return "gemma" in model.lower()
+def alternates(model: str) -> bool:
+    """Whether `model` names a Gemma whose template wants user and assistant in turn, as all before Gemma 4 do."""
+    return "gemma" in model.lower() and not _ANY_TURNS.search(model)
 
 
 def merge_turns(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -34,6 +34,7 @@ def every_check(
     """
     yield settings.callers(serve)
     yield from settings.certificate(serve)
+    yield from settings.loader(serve, hardware)
     yield from machine.engine(serve, hardware)
     yield plan_check(plan, problem)
     yield from machine.gpus(hardware, given=serve.gpus is not None)
@@ -53,4 +54,9 @@ def plan_check(plan: Plan | None, problem: ServingError | None) -> Check:
     if not plan.fits:
         said, _, rest = plan.reason.partition(" What would fit: ")
         return Check("plan", "fail", said, f"what would fit: {rest}" if rest else None, error=DoesNotFit(plan.reason))
-    return Check("plan", "ok", f"{plan.checkpoint} with {plan.max_model_len:,} tokens fits")
+    if not plan.planned:
+        return Check("plan", "warn", plan.summary)
+    fits = f"{plan.checkpoint} with {plan.max_model_len:,} tokens fits"
+    if not_counted := plan.reasons.get("not_counted"):
+        return Check("plan", "warn", f"{fits}. {not_counted}")
+    return Check("plan", "ok", fits)

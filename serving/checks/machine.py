@@ -87,7 +87,7 @@ def memory(hardware: Hardware, plan: Plan | None) -> Iterator[Check]:
     if hardware.host_bytes is not None:
         needed = HOST_BYTES
         if plan is not None and plan.fits and not plan.gpus:
-            needed += int((plan.memory_gib["weights"] + plan.memory_gib["kv_cache"]) * GIB)
+            needed += int((plan.memory_gib.get("weights", 0.0) + plan.memory_gib.get("kv_cache", 0.0)) * GIB)
         status: Status = "ok" if hardware.host_bytes >= needed else "fail"
         detail = f"{hardware.host_bytes / GIB:.1f} GiB may be used, {needed / GIB:.1f} GiB are needed"
         yield Check(

@@ -6,14 +6,25 @@ from typing import TYPE_CHECKING
 
 from serving.checks.check import Check
 from serving.engine.certificate import refuse_bad_pair
+from serving.engine.program import engine_python
 from serving.errors import ConfigurationError
+from serving.model.python_environment import installed
 from serving.vllm_side.middleware.api_keys import parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from serving.hardware.gpu import Hardware
     from serving.settings import ServeSettings
+
+# The package behind each of vLLM's extras for loading.
+LOADERS = {
+    "fastsafetensors": "fastsafetensors",
+    "instanttensor": "instanttensor",
+    "runai_streamer": "runai-model-streamer",
+    "tensorizer": "tensorizer",
+}
 
 
 def refuse_open_server(settings: ServeSettings) -> None:
@@ -23,6 +34,27 @@ def refuse_open_server(settings: ServeSettings) -> None:
             f"SERVE_HOST={settings.host!r} without a key would serve everybody who can reach it: set SERVE_API_KEY, "
             "or SERVE_ALLOW_OPEN=1 if that is meant."
         )
+
+
+def loader(settings: ServeSettings, hardware: Hardware) -> Iterator[Check]:
+    """Check that vLLM can read weights as SERVE_LOAD_FORMAT says; nothing to check for its own ways."""
+    chosen = settings.load_format
+    said = f"SERVE_LOAD_FORMAT={chosen!r}"
+    if chosen == "ipc_cache":
+        detail = f"{said} maps weights that a running `vllm preload` holds in the GPU's memory (not tried on a GPU)"
+        if hardware.gpus:
+            yield Check("loader", "warn", detail, "start `vllm preload` with the same model first")
+        else:
+            yield Check("loader", "fail", f"{said} is for NVIDIA's GPUs alone", "unset it", needs_machine=True)
+    elif chosen in LOADERS:
+        package = LOADERS[chosen]
+        python = engine_python(settings.engine)
+        if installed(python, package.replace("-", "_")) or installed(python, package):
+            yield Check("loader", "ok", f"{package} is installed")
+        else:
+            where = python or ".venv-engine/bin/python"
+            fix = f"`.venv/bin/uv pip install --python {where} {package}`, or unset SERVE_LOAD_FORMAT"
+            yield Check("loader", "fail", f"{said} needs {package} beside vLLM", fix, needs_machine=True)
 
 
 def callers(settings: ServeSettings) -> Check:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from serving.checks.check import MARKS
 from serving.commands.plan import as_json
+from serving.commands.say import say
 from serving.launch import survey
 from serving.settings import ServeSettings
 
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the checks and the plan; return 1 if anything would stop `make serve`, else 0."""
-    found = survey(ServeSettings.load(), ask_hub=True)
+    found = survey(ServeSettings.load(), ask_hub=True, say=say)
     stopped = next((check for check in found.checks if check.stops), None)
     if args.json:
         plan = as_json(found.plan) if found.plan else None

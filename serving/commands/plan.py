@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from client.settings import DEFAULT_MODEL
 from serving.checks.machine import driver_problem
+from serving.commands.say import say
 from serving.engine.command import plan_arguments
 from serving.errors import ConfigurationError, DoesNotFit, Refused
 from serving.launch import find_hardware, settle
@@ -82,7 +83,7 @@ def settle_options(settings: ServeSettings, args: argparse.Namespace, *, gpu: bo
     Raises ConfigurationError for a bad option.
     """
     given = {option: f"--{option.replace('_', '-')}" for option in OPTIONS if getattr(args, option) is not None}
-    settled = settle(settings, gpu=gpu, model=args.model, words=Words(frozenset(OPTIONS), given))
+    settled = settle(settings, gpu=gpu, model=args.model, words=Words(frozenset(OPTIONS), given), say=say)
     wishes = settled.wishes
     if args.context is not None:
         wishes = replace(wishes, context=_tokens(args.context))

@@ -42,9 +42,17 @@ def show(model: ModelFacts, hardware: Hardware, plan: Plan, console: Console | N
     if not plan.fits:
         console.print(Panel(_misfit(plan), title=escape(title), title_align="left", border_style="red"))
         return
+    if not plan.planned:
+        console.print(Panel(Text(plan.summary), title=escape(title), title_align="left", border_style="yellow"))
+        _print_command(plan, console)
+        return
     parts: list[RenderableType] = [_choices(plan), Text(), _memory(plan), Text(), _concurrency(plan)]
     console.print(Panel(Group(*parts), title=escape(title), title_align="left", border_style="green"))
-    # Outside of the frame, so that it can be copied.
+    _print_command(plan, console)
+
+
+def _print_command(plan: Plan, console: Console) -> None:
+    """Print the command outside of the frame, so that it can be copied."""
     prefix = " ".join(f"{name}={value}" for name, value in plan_environment(plan).items())
     console.print(escape(f"{prefix} vllm serve {shlex.join(plan_arguments(plan))}".strip()), soft_wrap=True)
 
@@ -77,6 +85,8 @@ def _choices(plan: Plan) -> Table:
             plan.reasons.get("batch", "").partition(": ")[2],
         ),
         ("share", "", plan.reasons.get("memory", "")),
+        ("known", "", plan.reasons.get("known", "")),
+        ("not counted", "", plan.reasons.get("not_counted", "")),
     ):
         if value or why:
             table.add_row(name, Text.assemble(f"{value}  ", (why.removeprefix(f"{value} "), "dim")))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from typing import TYPE_CHECKING
 
+from serving.commands.say import say
 from serving.engine.progress import Progress
 from serving.launch import prepare
 from serving.settings import ServeSettings
@@ -25,11 +25,7 @@ def run(args: argparse.Namespace) -> int:
     """Serve until a signal ends it; return 0. Raises ServingError."""
     settings = ServeSettings.load(args.env_file)
     if args.dry_run:
-        print(shlex.join(prepare(settings, say=_say, dry_run=True).command.argv))
+        print(shlex.join(prepare(settings, say=say, dry_run=True).command.argv))
         return 0
     with Progress(settings.log_level, settings.log_file) as progress:
         return Supervisor(prepare(settings, say=progress.tell, phase=progress.phase), progress).run()
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

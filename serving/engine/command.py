@@ -9,14 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from serving.model.family import OWN_TOOL_PARSER
 from serving.units import GIB
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from serving.model.family import Family
     from serving.planning.plan import Plan
     from serving.settings import ServeSettings
 
 VLLM_SIDE = Path(__file__).parents[1] / "vllm_side"
-GEMMA_TEMPLATE = VLLM_SIDE / "templates" / "gemma3.jinja"
+TEMPLATES = VLLM_SIDE / "templates"
+GEMMA_TEMPLATE = TEMPLATES / "gemma3.jinja"
 # vLLM loads the first, which finds the others beside it.
 TOOL_PARSER = VLLM_SIDE / "tool_parser" / "python_call_parser.py"
 TOOL_PARSER_FILES = (TOOL_PARSER, *(TOOL_PARSER.with_name(name) for name in ("python_calls.py", "python_literals.py")))
@@ -26,8 +31,6 @@ STRUCTURED_OUTPUTS = {"backend": "xgrammar", "disable_any_whitespace": True}
 # Lets vLLM fetch the images that requests name from public addresses alone.
 MEDIA_GUARD = "media_guard.MediaGuard"
 MEDIA_GUARD_FILE = VLLM_SIDE / "middleware" / "media_guard.py"
-# The Gemma team's advice. Given here since quantised checkpoints may lack the generation_config.json that says it.
-GEMMA_SAMPLING = {"temperature": 1.0, "top_k": 64, "top_p": 0.95, "min_p": 0.0}
 
 
 @dataclass(frozen=True)
@@ -59,17 +62,19 @@ def build(
     *,
     program: Path,
     served_name: str,
-    gemma: bool,
-    sampling: dict[str, float] | None = None,
+    family: Family | None,
+    sampling: Mapping[str, float] | None = None,
     banner: str | None = None,
     images: bool = False,
+    additions: tuple[str, ...] = (),
 ) -> EngineCommand:
     """Build the command line and the environment of vLLM.
 
     The plan sizes the engine; what is added here says where it listens, under which name it serves, and how it behaves;
-    `sampling` is the server's default, for Gemma the Gemma team's advice. `settings.extra_args` come last and so win.
-    The API key and the Hugging Face token travel in the environment, since anybody on the machine can read an argument
-    list.
+    what goes with the model's `family` comes from its table. `sampling` is the server's default, if not the advice of
+    the family's makers; `additions` are the arguments for adapters and a draft. `settings.extra_args` come last and so
+    win. The API key and the Hugging Face token travel in the environment, since anybody on the machine can read an
+    argument list.
     """
     args = [str(program), "serve", *plan_arguments(plan)]
     args += ["--served-model-name", served_name]
@@ -79,9 +84,13 @@ def build(
         args.append("--enable-ssl-refresh")  # a renewed certificate is shown without a restart
     args += ["--shutdown-timeout", f"{settings.shutdown_timeout:.0f}"]
     args += ["--disable-access-log-for-endpoints", "/health,/ping,/metrics"]
-    sampling = sampling or (GEMMA_SAMPLING if gemma else None)
+    # Given here since quantised checkpoints may lack the generation_config.json that says it.
+    sampling = sampling or (family.sampling if family else None)
     if sampling:
-        args += ["--override-generation-config", json.dumps(sampling)]
+        args += ["--override-generation-config", json.dumps(dict(sampling))]
+    if settings.load_format != "auto":
+        args += ["--load-format", settings.load_format]
+    args += additions
     args += ["--structured-outputs-config", json.dumps(STRUCTURED_OUTPUTS)]
     middleware = ["requests_waiting.RequestsWaiting"]
     folders = ["middleware"]
@@ -90,17 +99,23 @@ def build(
         middleware.append("live_page.LivePage")
         folders.append("page")
         page = {"SERVE_PAGE": "1", "SERVE_PAGE_ABOUT": json.dumps(page_about(plan, served_name, banner, images=images))}
-    if settings.tools or (settings.tools is None and gemma):
+    if settings.tools or (settings.tools is None and family is not None and family.tools_cost_nothing):
         args += ["--enable-auto-tool-choice", "--exclude-tools-when-tool-choice-none"]
-        args += ["--tool-parser-plugin", str(TOOL_PARSER), "--tool-call-parser", "python_calls"]
+        parser = (family.tool_parser if family else None) or OWN_TOOL_PARSER
+        if parser == OWN_TOOL_PARSER:
+            args += ["--tool-parser-plugin", str(TOOL_PARSER)]
+        args += ["--tool-call-parser", parser]
     else:
         middleware.append("tools_off.ToolsOff")
     if settings.media_domains:
         args += ["--allowed-media-domains", *settings.media_domains]
     elif not settings.media_open:
         middleware.append(MEDIA_GUARD)
-    if gemma:
-        args += ["--chat-template", str(GEMMA_TEMPLATE), "--chat-template-content-format", "openai"]
+    if family is not None and family.reasoning_parser is not None:
+        args += ["--reasoning-parser", family.reasoning_parser]
+    if family is not None and family.chat_template is not None:
+        template = str(TEMPLATES / family.chat_template)
+        args += ["--chat-template", template, "--chat-template-content-format", "openai"]
     # CUDA itself would count the fastest GPU first, and not as NVML, and so the plan, does.
     env = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | plan_environment(plan)
     env |= {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": _vllm_level(settings.log_level)}
@@ -126,6 +141,11 @@ def build(
     return EngineCommand(words, env, settings.host, settings.port, served_name, settings.tls_cert)
 
 
+def length_of(plan: Plan) -> str:
+    """Return how long a request may be, in words."""
+    return "as long as fits" if plan.max_model_len is None else f"{plan.max_model_len:,} tokens"
+
+
 def page_about(plan: Plan, served_name: str, banner: str | None, *, images: bool) -> dict[str, object]:
     """Return what the page says of the model and the plan: `banner` of a try-out model, `images` if it takes any."""
     length = next((tokens for tokens in (8192, 2048) if plan.concurrency.get(tokens) is not None), None)
@@ -136,7 +156,7 @@ def page_about(plan: Plan, served_name: str, banner: str | None, *, images: bool
     where = f"{len(plan.gpus)} GPU{'s' if len(plan.gpus) > 1 else ''}" if plan.gpus else "the CPU"
     return {
         "model": served_name,
-        "summary": f"{plan.precision} on {where}, {plan.max_model_len:,} tokens a request",
+        "summary": f"{plan.precision} on {where}, {length_of(plan)} a request",
         "banner": banner,
         "images": images,
         "limits": {"requests": at_once, "length": length, "tokens": plan.kv_cache_tokens},
@@ -151,9 +171,15 @@ def plan_arguments(plan: Plan) -> tuple[str, ...]:
         args += ["--tensor-parallel-size", str(plan.tensor_parallel_size)]
     if (plan.data_parallel_size or 1) > 1:
         args += ["--data-parallel-size", str(plan.data_parallel_size)]
-    args += ["--max-model-len", str(plan.max_model_len)]
+    args += ["--max-model-len", "auto" if plan.max_model_len is None else str(plan.max_model_len)]
     args += ["--max-num-batched-tokens", str(plan.max_num_batched_tokens)]
     args += ["--max-num-seqs", str(plan.max_num_seqs)]
+    if plan.quantization is not None:
+        args += ["--quantization", plan.quantization]
+    if plan.kv_cache_dtype is not None:
+        args += ["--kv-cache-dtype", plan.kv_cache_dtype]
+        if plan.kv_skip_sliding:
+            args += ["--kv-cache-dtype-skip-layers", "sliding_window"]
     if plan.gpus:
         args += ["--gpu-memory-utilization", f"{plan.gpu_memory_utilization:g}"]
     else:

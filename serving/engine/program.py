@@ -27,6 +27,19 @@ def find_engine(engine: Path | None) -> Path:
     return Path(found)
 
 
+def engine_python(engine: Path | None) -> Path | None:
+    """Return the interpreter of the environment that the `vllm` program is in, None if it cannot be told."""
+    try:
+        program = find_engine(engine)
+        with program.open("rb") as file:
+            first = file.readline(4096).decode("utf-8", "replace").split()
+    except (Refused, OSError):
+        return None
+    if first and first[0].startswith("#!/") and "/python" in first[0]:
+        return Path(first[0].removeprefix("#!"))
+    return next((path for name in ("python", "python3") if (path := program.with_name(name)).exists()), None)
+
+
 def pinned_version(platform: Literal["cuda", "cpu"]) -> str:
     """Return the version of vLLM that `make setup-engine` installs, such as 0.32.0.
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from serving.model.quantisation import Form
 
 Config = dict[str, Any]
+# Models whose embedding is their output layer too, where the configuration does not say so.
+TIED = ("gemma", "cohere")
 
 
 def from_folder(folder: Path, name: str, said: str = "SERVE_MODEL", ask: Ask | None = None) -> ModelFacts:
@@ -91,12 +93,14 @@ def _computed(config: Config, name: str, stored: Form, files: Files) -> ModelFac
     dtype = str(config.get("dtype") or config.get("torch_dtype") or text.get("dtype") or text.get("torch_dtype"))
     linear = _linear_parameters(text, kv_layers)
     norms = text["num_hidden_layers"] * (4 * hidden + 2 * (text.get("head_dim") or 0)) + hidden
-    tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings", "gemma" in str(text.get("model_type"))))
+    tied = text.get(
+        "tie_word_embeddings", config.get("tie_word_embeddings", str(text.get("model_type")).startswith(TIED))
+    )
     plain = (vocab * hidden * (1 if tied else 2) + norms) * 2 + tower
     if files.weight_bytes is None:
         weights = int(linear * stored.weight_bytes) + plain
         if not stored.known:
-            notes.append(f"How large weights of the form {stored.method} are is not known: taken for bfloat16.")
+            notes.append(f"How large weights of the form {stored.method} are is not known here.")
     else:  # plain weights stored in another type are loaded in the one that computes
         wide = stored.precision == "bf16" and "float32" in dtype
         weights = files.weight_bytes // 2 if wide else files.weight_bytes
@@ -112,6 +116,7 @@ def _computed(config: Config, name: str, stored: Form, files: Files) -> ModelFac
             Checkpoint(name, stored.precision, weights, linear_bytes=2 * linear if stored.precision == "bf16" else 0),
         ),
         tower_bytes=tower,
+        sized=stored.known or files.weight_bytes is not None,
         notes=tuple(notes),
     )
 
@@ -180,7 +185,8 @@ def _linear_parameters(text: Config, kv_layers: tuple[KvLayers, ...]) -> int:
     if not experts:
         return int(attention + layers * 3 * hidden * dense)
     size = text.get("moe_intermediate_size") or dense
-    first = text.get("first_k_dense_replace") or 0
+    period = next((text[key] for key in ("expert_layer_period", "decoder_sparse_step") if text.get(key)), 1)
+    first = text.get("first_k_dense_replace") or layers - layers // period
     shared = (text.get("n_shared_experts") or 0) * size + (text.get("shared_expert_intermediate_size") or 0)
     beside = dense if text.get("enable_moe_block") else 0
     mixed = (layers - first) * 3 * hidden * (experts * size + shared + beside)

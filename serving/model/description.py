@@ -1,4 +1,4 @@
-"""From vLLM's description of a model (`vllm_side/describe_model.py`) to the facts that the planner takes."""
+"""From vLLM's description of a model (`vllm_side/describe/describe_model.py`) to the facts that the planner takes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def from_description(found: Description, name: str, form: Form, files: Files, *,
             weights = files.weight_bytes
             notes[-1] = f"vLLM cannot make {form.method} weights here: their size is that of the files."
         elif not form.known:
-            notes[-1] = f"How large weights of the form {form.method} are is not known: they are taken for bfloat16."
+            notes[-1] = f"How large weights of the form {form.method} are is not known here."
     return ModelFacts(
         name=name,
         kv_layers=tuple(_layers(layer, size, notes) for layer in found["kv_layers"]["1"]),
@@ -80,6 +80,7 @@ def from_description(found: Description, name: str, form: Form, files: Files, *,
         ),
         tower_bytes=(outside or 0) + one.get("tower", 0),
         buffer_bytes=one["buffers"],
+        sized=found["quantised"] or form.known or files.weight_bytes is not None,
         notes=tuple(notes),
     )
 

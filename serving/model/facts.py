@@ -66,13 +66,30 @@ class KvLayers:
         return heads * (self.head_dim + (self.head_dim if self.value_dim is None else self.value_dim)) * size
 
 
+def unknown(name: str) -> ModelFacts:
+    """Return what is known of a model of which nothing is known but the name."""
+    return ModelFacts(
+        name,
+        kv_layers=(),
+        heads=0,
+        hidden=0,
+        intermediate=0,
+        vocab=0,
+        max_model_len=0,
+        checkpoints=(Checkpoint(name, "bf16", 0),),
+        sized=False,
+        notes=(f"Nothing is known of {name} here.",),
+    )
+
+
 @dataclass(frozen=True)
 class ModelFacts:
     """A decoder model.
 
     `heads` is its attention heads, `kv_layers` what is kept of a request; a layer that shares another's cache does not
     count. `tower_bytes` is the share of the weights that leaving images and sound out saves; 0 for a text model.
-    `buffer_bytes` is what vLLM makes beside the weights, on each GPU; None: not known.
+    `buffer_bytes` is what vLLM makes beside the weights, on each GPU; None: not known. Not `sized`: how large the
+    weights are is not known, so that nothing can be planned.
     `checkpoints` holds at most one for each precision. `notes` says what is not known or was not checked.
     """
 
@@ -86,6 +103,7 @@ class ModelFacts:
     checkpoints: tuple[Checkpoint, ...]
     tower_bytes: int = 0
     buffer_bytes: int | None = None
+    sized: bool = True
     family: Family | None = None
     notes: tuple[str, ...] = ()
 
@@ -106,8 +124,8 @@ class ModelFacts:
 
     @property
     def hybrid(self) -> bool:
-        """Whether layers keep different parts of a request."""
-        return len({(layers.kind, layers.window) for layers in self.kv_layers}) > 1
+        """Whether some layers keep a window of a request and others all of it."""
+        return {"sliding", "full"} <= {layers.kind for layers in self.kv_layers}
 
     @property
     def weight_bytes(self) -> int:

@@ -24,6 +24,12 @@ def endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
+def offline() -> bool:
+    """Whether Hugging Face's own variables forbid the network."""
+    said = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return said.upper() in ("1", "ON", "YES", "TRUE")
+
+
 def stored_token() -> str | None:
     """Return the token that `hf auth login` has left on this machine, None if there is none."""
     path = os.environ.get("HF_TOKEN_PATH")

@@ -25,8 +25,16 @@ def reasons(model: ModelFacts, hardware: Hardware, request: PlanRequest, chosen:
         "batch": _batch(model, request, chosen),
         "memory": _memory(request, chosen),
         "known": " ".join(model.notes),
+        "not_counted": _not_counted(request),
     }
     return {choice: why for choice, why in found.items() if why}
+
+
+def _not_counted(request: PlanRequest) -> str:
+    if not request.not_counted:
+        return ""
+    flags = " and ".join(dict.fromkeys(request.not_counted))
+    return f"What {flags} in SERVE_EXTRA_ARGS takes or gives of memory is not counted."
 
 
 def _precision(model: ModelFacts, request: PlanRequest, chosen: Candidate) -> str:

@@ -51,6 +51,23 @@ def weights_bytes(weight_bytes: int, tensor_parallel: int = 1, *, replicated: in
     return int((replicated + (weight_bytes - replicated) / tensor_parallel) * loaded)
 
 
+def adapter_bytes(model: ModelFacts, rank: int, slots: int, *, tensor_parallel: int = 1, size: int = 2) -> int:
+    """Return what room for adapters takes on each GPU: two thin matrices for each linear layer, in every slot.
+
+    Of a layer that is cut by its outputs the second is cut too, of one that is cut by its inputs the first is
+    (`vllm/lora/layers`). What adapters take of experts is not counted.
+    """
+    total = 0
+    for layers in model.kv_layers:
+        if layers.kind == "state":
+            continue
+        query, key = model.heads * layers.head_dim, layers.heads * layers.head_dim
+        by_outputs = (query, key, key, model.intermediate, model.intermediate)
+        by_inputs = (query, model.intermediate)
+        total += layers.count * sum(model.hidden + width // tensor_parallel for width in (*by_outputs, *by_inputs))
+    return total * rank * slots * size
+
+
 def activation_bytes(
     model: ModelFacts,
     batch: Batch,
@@ -68,7 +85,8 @@ def activation_bytes(
     many = batch.max_num_seqs > MANY_SEQUENCES
     layer = batch.max_num_batched_tokens * (6 * model.intermediate + 12 * model.hidden) * size / 2
     sampler = batch.max_num_seqs * model.vocab * (SAMPLER_BYTES_MANY if many else SAMPLER_BYTES)
-    tower = batch.max_num_batched_tokens / IMAGE_TOKENS * IMAGE_GIB * GIB if images and model.vision else 0
+    image = (model.family.image_tokens if model.family else 0) or IMAGE_TOKENS
+    tower = batch.max_num_batched_tokens / image * IMAGE_GIB * GIB if images and model.vision else 0
     graphs = 0.0 if eager else GRAPHS_GIB * (1 + many)
     fixed = CONTEXT_GIB + graphs + (COLLECTIVES_GIB if tensor_parallel > 1 else 0)
     return int(fixed * GIB + max(layer, sampler, tower)) + (model.buffer_bytes or 0)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from serving.errors import ConfigurationError
 from serving.planning.request import PlanRequest
@@ -31,7 +31,9 @@ class Plan:
     once, by their tokens; None beyond `max_model_len`) count all copies of the model. `memory_gib` splits one GPU (on
     the CPU engine: the process) into weights, activations, kv_cache, reserve and other_processes. `gpus` are those that
     are used, none on the CPU engine; `devices` names them as CUDA_VISIBLE_DEVICES does, where there are others too.
-    `reasons` says why, for each choice; `reason` is all of them.
+    `reasons` says why, for each choice; `reason` is all of them. `quantization`, `kv_cache_dtype` and
+    `kv_skip_sliding` (all layers but the sliding ones have that type) are what settings ask for. Not `planned`: the
+    model is handed on to vLLM, with nothing known of memory and lengths.
     """
 
     fits: bool
@@ -55,11 +57,15 @@ class Plan:
     gpus: tuple[Gpu, ...] = ()
     devices: tuple[str, ...] = ()
     gated: bool = False
+    quantization: str | None = None
+    kv_cache_dtype: str | None = None
+    kv_skip_sliding: bool = False
+    planned: bool = True
 
     @property
     def weights_gib(self) -> float:
         """Return the size of one copy of the model, over all the GPUs that share it."""
-        return self.memory_gib["weights"] * (self.tensor_parallel_size or 1)
+        return self.memory_gib.get("weights", 0.0) * (self.tensor_parallel_size or 1)
 
     @property
     def summary(self) -> str:
@@ -70,6 +76,8 @@ class Plan:
         where = f"{gpus} GPU{'s' if gpus > 1 else ''}" if gpus else "the CPU"
         if gpus and (self.data_parallel_size or 1) > 1:
             where += f" ({self.data_parallel_size} copies)"
+        if not self.planned:
+            return f"No plan: {self.checkpoint} on {where}; vLLM finds out by itself what fits. {self.reason}"
         usual = next((tokens for tokens in (8192, 2048) if self.concurrency.get(tokens) is not None), None)
         at_once = f", or {self.concurrency[usual]:.1f} requests of {usual:,}" if usual else ""
         return (
@@ -84,7 +92,9 @@ def make_plan(model: ModelFacts, hardware: Hardware, request: PlanRequest) -> Pl
     bf16 comes before fp8 before int4 while the wished context fits; `search.choose` says which of the layouts over the
     GPUs is best. Raises ConfigurationError where the request contradicts the model.
     """
-    _check(model, request)
+    _check(model, hardware, request)
+    if request.off or not model.sized:
+        return _unplanned(model, hardware, request)
     tried = every_candidate(model, hardware, request)
     chosen = best_candidate(tried, wanted_length(model, request))
     if chosen is not None:
@@ -97,7 +107,7 @@ def make_plan(model: ModelFacts, hardware: Hardware, request: PlanRequest) -> Pl
     return Plan(fits=False, reason=shortfall(model, hardware, request, tried) + nearest, alternatives=others)
 
 
-def _check(model: ModelFacts, request: PlanRequest) -> None:
+def _check(model: ModelFacts, hardware: Hardware, request: PlanRequest) -> None:
     """Raise ConfigurationError for a request that no hardware could meet."""
     name = request.words.name
     if request.dtype == "float16" and model.family is not None and not model.family.float16:
@@ -105,7 +115,7 @@ def _check(model: ModelFacts, request: PlanRequest) -> None:
             f"{name('dtype')}='float16' is not allowed with {model.family.name}, which is numerically unstable in it: "
             "use bfloat16."
         )
-    if request.max_model_len is not None and request.max_model_len > model.max_model_len:
+    if request.max_model_len is not None and 0 < model.max_model_len < request.max_model_len:
         raise ConfigurationError(
             f"{name('max_model_len')}={request.max_model_len} is not allowed: {model.name} was made for at most "
             f"{model.max_model_len} tokens."
@@ -123,10 +133,30 @@ def _check(model: ModelFacts, request: PlanRequest) -> None:
             f"{name('max_num_batched_tokens')}={tokens} is not allowed: it must be at least "
             f"{name('max_num_seqs')}={seqs}."
         )
-    if request.precision != "auto" and model.checkpoint(request.precision) is None:
+    if request.quantization is not None:
+        _check_quantization(model, hardware, request)
+    by_setting = request.kv_cache_dtype != "auto" and "kv_cache_dtype" not in request.words.given
+    if by_setting and not hardware.gpus:
+        raise ConfigurationError(
+            f"{name('kv_cache_dtype')}={request.kv_cache_dtype!r} is not allowed without a GPU: the CPU engine is "
+            "planned with a cache in what it computes in."
+        )
+    if request.quantization is None and request.precision != "auto" and model.checkpoint(request.precision) is None:
         there = ", ".join(item.precision for item in model.checkpoints)
         raise ConfigurationError(
             f"{name('precision')}={request.precision!r} is not allowed: of {model.name} there is {there} alone."
+        )
+
+
+def _check_quantization(model: ModelFacts, hardware: Hardware, request: PlanRequest) -> None:
+    said = f"{request.words.name('quantization')}={request.quantization!r} is not allowed"
+    if not hardware.gpus:
+        raise ConfigurationError(f"{said} without a GPU: the CPU engine does not quantise as it loads.")
+    if request.precision not in ("auto", "fp8"):
+        raise ConfigurationError(f"{said} with {request.words.name('precision')}={request.precision!r}: unset one.")
+    if not request.off and not any(item.linear_bytes for item in model.checkpoints):
+        raise ConfigurationError(
+            f"{said} with {model.name}, of which no plain weights are known: it is for weights in bfloat16."
         )
 
 
@@ -157,9 +187,48 @@ def _plan(model: ModelFacts, hardware: Hardware, request: PlanRequest, chosen: C
         language_model_only=request.text_only and (model.vision or not model.gemma),
         reasons=why,
         gpus=chosen.gpus,
-        devices=_devices(hardware, chosen),
+        devices=_devices(hardware, chosen.gpus),
         gated=chosen.checkpoint.gated,
+        **_as_set(model, request),
     )
+
+
+def _unplanned(model: ModelFacts, hardware: Hardware, request: PlanRequest) -> Plan:
+    from serving.planning.unplanned import checkpoint, sizing, spread
+
+    chosen = checkpoint(model, request)
+    gpus, tensor = spread(model, hardware, request)
+    tokens, seqs, share = sizing(gpus, request)
+    why = f"{request.words.name('plan')}=off." if request.off else " ".join(model.notes)
+    return Plan(
+        fits=True,
+        reason=why,
+        precision=chosen.precision,
+        checkpoint=chosen.name,
+        tensor_parallel_size=tensor,
+        data_parallel_size=max(1, len(gpus) // tensor),
+        max_model_len=request.max_model_len,
+        max_num_batched_tokens=tokens,
+        max_num_seqs=seqs,
+        dtype=request.dtype,
+        gpu_memory_utilization=share,
+        kv_cache_bytes=None if gpus else request.kv_cache_bytes or request.cpu_kv_bytes or GIB,
+        language_model_only=request.text_only,
+        reasons={"known": why},
+        gpus=gpus,
+        devices=_devices(hardware, gpus),
+        gated=chosen.gated,
+        planned=False,
+        **_as_set(model, request),
+    )
+
+
+def _as_set(model: ModelFacts, request: PlanRequest) -> dict[str, Any]:
+    """Return what settings ask of vLLM by flags; what arguments ask for stands in the arguments."""
+    found: dict[str, Any] = {"quantization": request.quantization}
+    if request.kv_cache_dtype != "auto" and "kv_cache_dtype" not in request.words.given:
+        found |= {"kv_cache_dtype": request.kv_cache_dtype, "kv_skip_sliding": model.hybrid}
+    return found
 
 
 def _memory(chosen: Candidate) -> dict[str, float]:
@@ -172,13 +241,13 @@ def _memory(chosen: Candidate) -> dict[str, float]:
     return {part: round(size / GIB, 2) for part, size in parts.items()}
 
 
-def _devices(hardware: Hardware, chosen: Candidate) -> tuple[str, ...]:
+def _devices(hardware: Hardware, gpus: tuple[Gpu, ...]) -> tuple[str, ...]:
     """Return the names of the chosen GPUs in the order of the bus; none if all are, and nothing else restricts CUDA."""
-    if len(chosen.gpus) == len(hardware.gpus) and not hardware.restricted:
+    if len(gpus) == len(hardware.gpus) and not hardware.restricted:
         return ()
     left = list(enumerate(hardware.gpus))
     found = []
-    for gpu in chosen.gpus:
+    for gpu in gpus:
         index = next(position for position, (_, other) in enumerate(left) if other is gpu or other == gpu)
         number, _ = left.pop(index)
         found.append((number, gpu.id or str(number)))

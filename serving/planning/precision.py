@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,9 +25,17 @@ class Compute:
 
 
 def checkpoints(model: ModelFacts, request: PlanRequest) -> list[Checkpoint]:
-    """Return the checkpoints to try, best first."""
+    """Return the checkpoints to try, best first: plain ones as they are quantised on load, where that was asked for."""
+    if request.quantization is not None:
+        return [quantised_on_load(item) for item in model.checkpoints if item.linear_bytes]
     asked = [item for item in model.checkpoints if request.precision in ("auto", item.precision)]
     return sorted(asked, key=lambda item: ORDER.index(item.precision))
+
+
+def quantised_on_load(plain: Checkpoint) -> Checkpoint:
+    """Return a plain checkpoint as vLLM holds it after `--quantization fp8`: its linear layers in half the bytes."""
+    half = plain.linear_bytes // 2
+    return replace(plain, precision="fp8", weight_bytes=plain.weight_bytes - half, linear_bytes=half)
 
 
 def gpu_compute(gpu: Gpu, checkpoint: Checkpoint, request: PlanRequest) -> Compute | None:

@@ -26,6 +26,9 @@ class PlanRequest:
 
     `context` is the least length that a plan must offer; `max_model_len` fixes it. The rest has vLLM's names;
     `cpu_kv_bytes` is the CPU engine's memory for the KV cache, `kv_cache_bytes` any engine's, as an argument of vLLM.
+    `kv_skip_sliding` leaves sliding layers out of `kv_cache_dtype`, where there are others. `quantization` is done as
+    plain weights are loaded. `lora_slots` adapters of `lora_rank` and a draft of `draft_bytes` take memory too;
+    `not_counted` are the arguments that take memory which is not planned. `off` hands everything on to vLLM unplanned.
     `words` are what the user calls all that.
     """
 
@@ -42,10 +45,17 @@ class PlanRequest:
     cpu_kv_bytes: int | None = None
     kv_cache_bytes: int | None = None
     kv_cache_dtype: str = "auto"
+    kv_skip_sliding: bool = False
     hybrid: bool = True
     async_scheduling: bool = True
     enforce_eager: bool = False
     block_size: int | None = None
+    quantization: Literal["fp8"] | None = None
+    lora_rank: int = 0
+    lora_slots: int = 0
+    draft_bytes: int = 0
+    off: bool = False
+    not_counted: tuple[str, ...] = ()
     words: Words = field(default_factory=Words)
 
     @classmethod
@@ -63,6 +73,10 @@ class PlanRequest:
             max_num_batched_tokens=settings.max_num_batched_tokens,
             dtype=settings.dtype,
             cpu_kv_bytes=None if space is None else int(space * GIB),
+            kv_cache_dtype=settings.kv_cache_dtype,
+            kv_skip_sliding=settings.kv_cache_dtype != "auto",
+            quantization=settings.quantization,
+            off=settings.plan == "off",
             words=words or Words(),
         )
         return request.with_arguments(settings.extra_args)
@@ -73,6 +87,7 @@ class PlanRequest:
         Raises ConfigurationError for a value that cannot be read, and for pipeline parallelism, which is not planned.
         """
         changes: dict[str, Any] = {}
+        not_counted: list[str] = []
         given = dict(self.words.given)
         words = list(arguments)
         while words:
@@ -81,6 +96,10 @@ class PlanRequest:
                 continue
             flag, _, value = word.partition("=")
             flag = flag.replace("_", "-")
+            if flag in _NOT_COUNTED:
+                not_counted.append(flag)
+            if flag == "--kv-cache-dtype":
+                changes["kv_skip_sliding"] = False
             if flag in _SWITCHES:
                 name, state = _SWITCHES[flag]
                 changes[name] = state
@@ -94,7 +113,7 @@ class PlanRequest:
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
                     raise ConfigurationError(f"SERVE_EXTRA_ARGS: {flag} {value!r} is not allowed: {error}.") from error
         changes = {name: value for name, value in changes.items() if value is not _UNCHANGED}
-        return replace(self, words=replace(self.words, given=given), **changes)
+        return replace(self, words=replace(self.words, given=given), not_counted=tuple(not_counted), **changes)
 
 
 _UNCHANGED = object()
@@ -145,6 +164,10 @@ def _kv_dtype(text: str) -> str:
     return text
 
 
+def _skipped(text: str) -> object:
+    return True if text == "sliding_window" else _UNCHANGED
+
+
 def _one(text: str) -> object:
     if _whole(text) != 1:
         raise ValueError("pipeline parallelism is not planned here, use SERVE_TENSOR_PARALLEL_SIZE")
@@ -160,6 +183,15 @@ _SWITCHES: dict[str, tuple[str, bool]] = {
     "--enforce-eager": ("enforce_eager", True),
     "--no-enforce-eager": ("enforce_eager", False),
 }
+# What takes memory of the GPU, or gives it back, and is not planned when it is asked for by an argument.
+_NOT_COUNTED = (
+    *("--speculative-config", "-sc", "--spec-model", "--spec-method"),
+    *("--enable-lora", "--lora-modules", "--max-loras", "--max-lora-rank"),
+    *("--cpu-offload-gb", "--cpu-offload-params", "--offload-backend", "--offload-params", "--offload-group-size"),
+    *("--kv-offloading-size", "--kv-transfer-config", "--quantization", "-q", "--hf-overrides"),
+    *("--enable-expert-parallel", "--enable-eplb"),
+    *("--decode-context-parallel-size", "-dcp", "--prefill-context-parallel-size", "-pcp"),
+)
 _VALUES: dict[str, tuple[str, Callable[[str], object]]] = {
     "--max-model-len": ("max_model_len", _length),
     "--max-num-seqs": ("max_num_seqs", _whole),
@@ -173,6 +205,7 @@ _VALUES: dict[str, tuple[str, Callable[[str], object]]] = {
     "-pp": ("pipeline_parallel_size", _one),
     "--dtype": ("dtype", _dtype),
     "--kv-cache-dtype": ("kv_cache_dtype", _kv_dtype),
+    "--kv-cache-dtype-skip-layers": ("kv_skip_sliding", _skipped),
     "--kv-cache-memory-bytes": ("kv_cache_bytes", _whole),
     "--block-size": ("block_size", _whole),
     "--limit-mm-per-prompt": ("text_only", _images),

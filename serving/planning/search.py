@@ -15,6 +15,7 @@ from serving.planning.memory import (
     UNIFIED_UTILIZATION,
     Batch,
     activation_bytes,
+    adapter_bytes,
     weights_bytes,
 )
 from serving.planning.precision import Compute, checkpoints, cpu_compute, gpu_compute, label
@@ -219,13 +220,14 @@ def cpu_candidate(model: ModelFacts, checkpoint: Checkpoint, request: PlanReques
     layout = kv_layout(
         model,
         value_bytes=KV_BYTES.get(request.kv_cache_dtype, compute.size),
+        sliding_value_bytes=_skipped(model, compute, request),
         block_tokens=request.block_size or CPU_BLOCK_TOKENS,
         max_num_batched_tokens=batch.max_num_batched_tokens,
         concurrent_batches=1,
         hybrid=request.hybrid,
     )
     space = request.kv_cache_bytes or request.cpu_kv_bytes or CPU_KV_BYTES
-    weights = _weights(model, checkpoint, compute, request, 1)
+    weights = _weights(model, checkpoint, compute, request, 1) + _added(model, compute, request, 1)
     activations = activation_bytes(model, batch, images=not request.text_only, eager=True, size=compute.size)
     longest = layout.longest(space, request.max_model_len or model.max_model_len)
     return Candidate(checkpoint, compute, (), 1, 1, batch, 0.0, weights, activations, space, layout, longest)
@@ -274,12 +276,13 @@ def _candidate(
         model,
         tensor_parallel=tensor,
         value_bytes=KV_BYTES.get(request.kv_cache_dtype, compute.size),
+        sliding_value_bytes=_skipped(model, compute, request),
         block_tokens=request.block_size or CUDA_BLOCK_TOKENS,
         max_num_batched_tokens=batch.max_num_batched_tokens,
         concurrent_batches=2 if request.async_scheduling else 1,
         hybrid=request.hybrid,
     )
-    weights = _weights(model, checkpoint, compute, request, tensor)
+    weights = _weights(model, checkpoint, compute, request, tensor) + _added(model, compute, request, tensor)
     activations = activation_bytes(
         model,
         batch,
@@ -297,6 +300,17 @@ def _candidate(
     return Candidate(
         checkpoint, compute, gpus, tensor, data, batch, utilization, weights, activations, left, layout, longest
     )
+
+
+def _added(model: ModelFacts, compute: Compute, request: PlanRequest, tensor: int) -> int:
+    """Return what adapters and a draft take on each GPU; a draft is not always divided, so it counts whole."""
+    adapters = adapter_bytes(model, request.lora_rank, request.lora_slots, tensor_parallel=tensor, size=compute.size)
+    return adapters + request.draft_bytes
+
+
+def _skipped(model: ModelFacts, compute: Compute, request: PlanRequest) -> int | None:
+    """Return the bytes of a number in the cache of sliding layers, where these are left out of `kv_cache_dtype`."""
+    return compute.size if request.kv_skip_sliding and model.hybrid else None
 
 
 def _weights(model: ModelFacts, checkpoint: Checkpoint, compute: Compute, request: PlanRequest, tensor: int) -> int:

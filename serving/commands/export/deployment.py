@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from serving.checks.machine import driver_problem
+from serving.commands.say import say
 from serving.engine.command import (
     GEMMA_TEMPLATE,
     MEDIA_GUARD,
@@ -103,7 +104,7 @@ def deployment(gpus: str | None, *, host: str | None, program: Path | None = Non
         raise ConfigurationError(
             "No GPU is here to plan for: say which the machines have, like --gpus '1x NVIDIA L40S'."
         )
-    settled = for_others(settings, "exported")
+    settled = for_others(settings, "exported", say)
     plan = settled.plan(hardware)
     if not plan.fits:
         raise DoesNotFit(plan.reason)

@@ -12,7 +12,7 @@ from serving.model.resolve import resolve
 from serving.model.shipped import MEMBERS, shipped
 from serving.planning.plan import PlanRequest, make_plan
 
-# One configuration a line, with what `vllm_side/describe_model.py` printed of it.
+# One configuration a line, with what `vllm_side/describe/describe_model.py` printed of it.
 DESCRIBED = [
     json.loads(line) for line in Path(__file__).with_name("described.jsonl").read_text(encoding="utf-8").splitlines()
 ]
