@@ -86,7 +86,7 @@ class KvLayout:
         return max(0, available) // self.block_bytes
 
     def fits(self, available: int, tokens: int) -> bool:
-        """Tell whether vLLM starts with this length: one request, and the block that is held back, fit."""
+        """Whether vLLM starts with this length: one request, and the block that is held back, fit."""
         return self.bytes(tokens) <= available - self.block_bytes
 
     def longest(self, available: int, limit: int) -> int:
@@ -225,7 +225,7 @@ def _all_full(layers: list[_Layers]) -> list[_Layers]:
 
 
 def _one_group(layers: list[_Layers]) -> bool:
-    """Tell whether all layers always need equally many blocks (`UniformTypeKVCacheSpecs.is_uniform_type`)."""
+    """Whether all layers always need equally many blocks (`UniformTypeKVCacheSpecs.is_uniform_type`)."""
     kinds = {"full" if item.kind == "latent" else item.kind for item in layers}
     return len(kinds) == 1 and len({(item.window, item.block_tokens, item.state_copies) for item in layers}) == 1
 

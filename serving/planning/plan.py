@@ -64,12 +64,12 @@ class Plan:
 
     @property
     def weights_gib(self) -> float:
-        """Return the size of one copy of the model, over all the GPUs that share it."""
+        """The size of one copy of the model, over all the GPUs that share it."""
         return self.memory_gib.get("weights", 0.0) * (self.tensor_parallel_size or 1)
 
     @property
     def summary(self) -> str:
-        """Return the plan in one line."""
+        """The plan in one line."""
         if not self.fits:
             return self.reason
         gpus = len(self.gpus)
