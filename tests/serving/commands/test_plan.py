@@ -66,7 +66,6 @@ def test_any_hardware_gets_an_answer_and_no_traceback(gpus, status):
         (("--context", "0"), "--context='0' is not allowed"),
         (("--context", "much"), "--context='much' is not allowed"),
         (("--precision", "fp16"), "--precision='fp16' is not allowed"),
-        (("--model", "nobody/knows"), "is not known here"),
         (("--model", "./nowhere"), "there is no such folder"),
     ],
 )
@@ -74,6 +73,13 @@ def test_options_that_make_no_sense_are_one_sentence(arguments, said):
     done = run("plan", "--gpus", "1x H100", *arguments)
     assert done.returncode == 2
     assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_model_that_is_not_here_without_a_network_is_one_sentence():
+    done = run("plan", "--gpus", "1x H100", "--model", "nobody/knows", HF_ENDPOINT="http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "--model='nobody/knows' is not known here, and http://127.0.0.1:9 cannot be read" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -69,7 +69,7 @@ def vars_of(request):
     return {"not_counted": request.not_counted}
 
 
-@pytest.mark.parametrize("gpus", [H100, f"4x {H100}", "3x NVIDIA L4", "", "2x NVIDIA H100 80GB HBM3 MIG 3g.40gb"])
+@pytest.mark.parametrize("gpus", [H100, "4x H100", "3x NVIDIA L4", "", "2x NVIDIA H100 80GB HBM3 MIG 3g.40gb"])
 def test_without_a_plan_vllm_gets_the_model_and_what_the_user_set(gpus):
     found = plan(gpus, replace(GEMMA_27B, sized=False, notes=("Nobody knows.",)), max_num_seqs=7)
     assert (found.fits, found.planned, found.kv_cache_tokens) == (True, False, None)
