@@ -88,6 +88,9 @@ chat: setup ## talk to the endpoint that LLM_BASE_URL points to
 bench-client: setup ## measure the client's CPU per token beside AsyncOpenAI and a bare aiohttp reader (5 minutes)
 	@$(PY) -m tests.bench.client_bench
 
+bench-load: setup ## measure how exact `make bench` is, and its CPU per token beside the client's (4 minutes)
+	@$(PY) -m tests.bench.load_bench accuracy; $(PY) -m tests.bench.load_bench cost
+
 bench-worker: setup ## measure the RunPod worker's CPU, posts and delays beside forwarding read by read (4 minutes)
 	@$(PY) -m tests.bench.worker_bench $(ARGS)
 
@@ -128,4 +131,4 @@ pins: setup ## write constraints.txt anew, keeping what can be kept
 format: setup ## put the code into the house's format
 	@.venv/bin/ruff check --fix . && .venv/bin/ruff format .
 
-.PHONY: help setup setup-engine serve fleet reload status bench chat bench-client bench-worker soak soak-worker runpod-local image push plan plan-table doctor test test-fast test-slow lint format generated settings-docs pins deploy-plan deploy deploy-status deploy-logs deploy-rollback undeploy export
+.PHONY: help setup setup-engine serve fleet reload status bench chat bench-client bench-load bench-worker soak soak-worker runpod-local image push plan plan-table doctor test test-fast test-slow lint format generated settings-docs pins deploy-plan deploy deploy-status deploy-logs deploy-rollback undeploy export

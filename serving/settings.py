@@ -197,6 +197,15 @@ class ServeSettings(Variables):
         "error", "debug, info, warning or error", "which of vLLM's log lines are shown"
     )
     log_file: UserPath | None = setting(None, "a file's path", "file that gets all of vLLM's log")
+    access_log: UserPath | None = setting(
+        None, "a file's path", "file that gets a line of JSON for each request: who, what, how long, and nobody's text"
+    )
+    otlp_endpoint: str | None = setting(
+        None,
+        "an http:// or https:// address, such as http://127.0.0.1:4317",
+        "where vLLM sends a trace of each request (OpenTelemetry's OTLP)",
+        pattern=r"^https?://[\w.\[\]:-]+(/\S*)?$",
+    )
     engine: UserPath | None = setting(
         None, "the path of a `vllm` program", "the `vllm` program; unset: the one in `.venv-engine`, then `PATH`"
     )

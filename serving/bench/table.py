@@ -54,9 +54,10 @@ def _pair(spread: Spread | None, *, times: bool) -> list[str]:
 
 def show(result: Result, console: Console) -> None:
     """Print a result."""
-    table = Table(box=box.SIMPLE_HEAD)
-    for number, head in enumerate(columns(result)):
-        table.add_column(head, justify="left" if head in ("goal", "errors") else "right", no_wrap=number == 0)
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)  # so that it fits into 80 columns
+    for head in columns(result):
+        words = head in ("goal", "errors")
+        table.add_column(head.replace(" ", "\n", 1), justify="left" if words else "right", no_wrap=head != "errors")
     best = result.carried
     for level in result.levels:
         style = "bold green" if level == best else "red" if result.goal.missed(level) else ""

@@ -35,6 +35,7 @@ def every_check(
     yield settings.callers(serve)
     yield from settings.certificate(serve)
     yield from settings.loader(serve, hardware)
+    yield from settings.access_log(serve)
     yield from machine.engine(serve, hardware)
     yield plan_check(plan, problem)
     yield from machine.gpus(hardware, given=serve.gpus is not None)

@@ -82,6 +82,24 @@ def certificate(settings: ServeSettings) -> Iterator[Check]:
         yield Check("HTTPS", "ok", f"with the certificate {settings.tls_cert}")
 
 
+def access_log(settings: ServeSettings) -> Iterator[Check]:
+    """Check that the access log, if there shall be one, can be written."""
+    path = settings.access_log
+    if path is None:
+        return
+    try:
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        problem = ConfigurationError(
+            f"SERVE_ACCESS_LOG={str(path)!r} cannot be written ({error.strerror}): name a file in a folder that is "
+            "there and yours."
+        )
+        yield Check.failed("access log", problem, "unset SERVE_ACCESS_LOG to do without")
+    else:
+        yield Check("access log", "ok", f"a line for each request in {path}")
+
+
 def _keys_problem(file: Path) -> ConfigurationError | None:
     """Return what keeps the file of keys from being read as it is meant."""
     said = f"SERVE_API_KEYS_FILE={str(file)!r}"

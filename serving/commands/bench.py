@@ -6,7 +6,7 @@ import asyncio
 import re
 import subprocess
 import sys
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from rich.text import Text
 
 from client import LLMClient
 from client.errors import ConfigurationError as ClientConfigurationError
-from client.errors import LLMError
+from client.errors import LLMError, ModelNotFoundError
 from client.settings import ClientSettings, parse_headers
 from client.terminal import sanitize_line
 from serving.bench import result as results
@@ -121,6 +121,8 @@ def _measured(args: argparse.Namespace, console: Console) -> tuple[Result, bool]
         raise ConfigurationError(str(error)) from error
     if settings.max_concurrency is not None:
         raise ConfigurationError("LLM_MAX_CONCURRENCY would hold the load down: unset it for this command.")
+    if settings.fallback_base_url is not None:
+        raise ConfigurationError("LLM_FALLBACK_BASE_URL would answer for the server: unset it for this command.")
     key = settings.api_key.get_secret_value()
     headers = {"Authorization": f"Bearer {key}", **parse_headers(settings.headers)}
     status = console.status("warming up") if console.is_terminal else nullcontext()
@@ -165,12 +167,13 @@ def _measured(args: argparse.Namespace, console: Console) -> tuple[Result, bool]
 
 async def _settle_model(client: LLMClient, settings: ClientSettings, console: Console) -> None:
     """Wait for the server, and take its only model where LLM_MODEL names none."""
-    if settings.model is None:
-        with suppress(LLMError):
-            models = await client.models()
-            if len(models) == 1:
-                client.model = models[0]
-    await client.wait_until_ready(READY_S, lambda line: console.print(Text(sanitize_line(line))))
+    try:
+        await client.wait_until_ready(READY_S, lambda line: console.print(Text(sanitize_line(line))))
+    except ModelNotFoundError:
+        models = await client.models()
+        if settings.model is not None or len(models) != 1:
+            raise
+        client.model = models[0]
 
 
 def _line(test: LoadTest, level: Level) -> str:

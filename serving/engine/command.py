@@ -128,6 +128,11 @@ def build(
         env["VLLM_API_KEY"] = settings.api_key.get_secret_value()
         if settings.api_keys_file is not None:
             env |= _named_keys(settings.api_keys_file, settings.cache_dir)
+    if settings.access_log is not None:
+        middleware.append("access_log.AccessLog")  # last, and so outside of the others: it sees what they refuse
+        env["SERVE_ACCESS_LOG"] = str(settings.access_log.absolute())
+    if settings.otlp_endpoint is not None:
+        args += ["--otlp-traces-endpoint", settings.otlp_endpoint]
     for name in middleware:
         args += ["--middleware", name]
         env["PYTHONPATH"] = os.pathsep.join(str(VLLM_SIDE / folder) for folder in folders)

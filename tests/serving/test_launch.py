@@ -91,6 +91,8 @@ def test_settings_reach_the_command_line_and_extra_arguments_come_last(engine):
         SERVE_HOST="0.0.0.0",
         SERVE_API_KEY="hush-hush",
         LLM_MODEL="gemma",
+        SERVE_ACCESS_LOG="/dev/null",
+        SERVE_OTLP_ENDPOINT="http://127.0.0.1:4317",
         SERVE_EXTRA_ARGS="--seed '1' --generation-config vllm",
     )
     assert done.returncode == 0, done.stderr
@@ -102,7 +104,9 @@ def test_settings_reach_the_command_line_and_extra_arguments_come_last(engine):
         "templates/gemma3.jinja",
         "--host 0.0.0.0",
         "--served-model-name gemma",
-        "--middleware tools_off.ToolsOff --middleware media_guard.MediaGuard --middleware api_key_guard.ApiKeyGuard",
+        "--middleware tools_off.ToolsOff --middleware media_guard.MediaGuard --middleware api_key_guard.ApiKeyGuard "
+        "--middleware access_log.AccessLog",
+        "--otlp-traces-endpoint http://127.0.0.1:4317",
     ):
         assert part in line
     assert "--tool-call-parser" not in line

@@ -95,7 +95,7 @@ def deployment(gpus: str | None, *, host: str | None, program: Path | None = Non
     """Plan for the GPUs named (or set, or found here) and build the command; no GPU is needed for that."""
     settings = ServeSettings.load()
     if host is not None:
-        here = {"tls_cert": None, "tls_key": None}  # files of this machine
+        here = {"tls_cert": None, "tls_key": None, "access_log": None}  # files of this machine
         settings = settings.model_copy(update={"host": host, "port": DEFAULT_PORT, "ui": False, **here})
     hardware = find_hardware(settings, gpus)
     if problem := driver_problem(hardware):

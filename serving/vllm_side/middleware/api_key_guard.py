@@ -30,10 +30,6 @@ if TYPE_CHECKING:
     App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 OPEN_PATHS = frozenset({"/health", "/ping"})
-# With the page on: its own files hold nothing that a key guards, and what they show they ask for with the key.
-PAGE_PATHS = frozenset(
-    {"/", "/ui/page.css", "/ui/page.js", "/ui/chat.js", "/ui/watch.js", "/ui/metrics.js", "/ui/icon.svg"}
-)
 NOT_COUNTED = frozenset({"GET", "HEAD", "OPTIONS"})  # no model works for them
 MISSING = "Missing or wrong API key: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'."
 # The name of the one key that is no line of a file.
@@ -58,7 +54,12 @@ class ApiKeyGuard:
         self._operator = Key(OPERATOR, digest(key.encode())) if key else None
         self._file = KeyFile(Path(file)) if file else None
         self._limits = Limits(Path(os.environ.get("SERVE_API_KEYS_STATE") or f"{file}.state")) if file else None
-        self._open = OPEN_PATHS | PAGE_PATHS if os.environ.get("SERVE_PAGE") == "1" else OPEN_PATHS
+        self._open = OPEN_PATHS
+        if os.environ.get("SERVE_PAGE") == "1":
+            from live_page import FILES  # its folder is on the path, too, with the page on
+
+            # They hold nothing that a key guards, and what they show they ask for with the key.
+            self._open |= frozenset(FILES)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer 401 or 429, or hand over to the application."""

@@ -192,9 +192,10 @@ export class Chat {
         reader.readAsDataURL(file);
       }
     };
-    form.addEventListener("dragover", (event) => { event.preventDefault(); form.classList.add("drop"); });
-    form.addEventListener("dragleave", () => form.classList.remove("drop"));
-    form.addEventListener("drop", (event) => { event.preventDefault(); form.classList.remove("drop"); add(event.dataTransfer.files); });
+    // Anywhere: a file that is let go beside the form would take the browser away from the conversation.
+    document.addEventListener("dragover", (event) => { event.preventDefault(); form.classList.add("drop"); });
+    document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) form.classList.remove("drop"); });
+    document.addEventListener("drop", (event) => { event.preventDefault(); form.classList.remove("drop"); add(event.dataTransfer.files); });
     at("file").addEventListener("change", (event) => { add(event.target.files); event.target.value = ""; });
     at("question").addEventListener("paste", (event) => add(event.clipboardData.files));
   }

@@ -184,7 +184,7 @@ def bench(monkeypatch, tmp_path, capsys, server):
         monkeypatch.chdir(tmp_path)
         for name in set(os.environ) - set(clean_environment()):
             monkeypatch.delenv(name)
-        for name, value in {"LLM_BASE_URL": server.base_url, "COLUMNS": "140", **variables}.items():
+        for name, value in {"LLM_BASE_URL": server.base_url, **variables}.items():
             monkeypatch.setenv(name, value)
         status = main(["bench", *arguments])
         said = capsys.readouterr()
@@ -200,7 +200,8 @@ def test_the_command_asks_for_what_it_says_and_shows_what_it_found(bench, server
     status, out, _ = bench(*SHORT, "--users", "1,2", "--price", "1x NVIDIA L40S", "--save", "kept")
     assert status == 0
     assert "At least 2 users at a first token below 30 s and 1 tokens/s each." in out
-    assert "$/M tokens" in out
+    assert "…" not in out, "all of the table fits into 80 columns"
+    assert "$/M" in out
     assert "25%" in out
     assert "filled to 25% of the 23,296 tokens planned" in out.replace("\n", " ")
     asked = [exchange.json for exchange in server.requests[3:]]
@@ -259,6 +260,13 @@ def test_what_makes_no_sense_is_a_sentence_before_any_request(bench, server, arg
     assert (status, out) == (2, "")
     assert said in err
     assert server.requests == []
+
+
+@pytest.mark.parametrize(("name", "value"), [("LLM_MAX_CONCURRENCY", "2"), ("LLM_FALLBACK_BASE_URL", "http://a/v1")])
+def test_settings_that_would_falsify_it_are_refused(bench, name, value):
+    status, _, err = bench(*SHORT, **{name: value})
+    assert status == 2
+    assert f"{name} would" in err
 
 
 def test_a_server_that_refuses_is_a_sentence(bench, server):

@@ -28,6 +28,7 @@ ABOUT = {
     "limits": {"requests": 8.7},
     "plan": [{"value": "8.7", "label": "requests of 8,192 tokens at once, planned"}],
 }
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script> \x1b]52;c;aGk=\x07 '
 
 
@@ -193,6 +194,30 @@ def test_nothing_that_anybody_wrote_is_run_and_nothing_leaves_the_origin(vllm, p
     assert page.inner_text("#summary") == "<b>summary</b>"
     assert page.evaluate("window.hacked") is None
     assert [url for url in page.asked if not url.startswith(vllm.url)] == []
+
+
+def test_an_image_that_is_dropped_anywhere_is_sent_and_nothing_else_is(vllm, page):
+    page.goto(vllm.url)
+    page.wait_for_selector("#pick:not([hidden])")
+    page.evaluate(
+        """(png) => {
+          const data = new DataTransfer();
+          const bytes = Uint8Array.from(atob(png), (letter) => letter.charCodeAt(0));
+          data.items.add(new File([bytes], "dot.png", { type: "image/png" }));
+          data.items.add(new File(["<script>window.hacked = 1</script>"], "page.html", { type: "text/html" }));
+          const drop = new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true });
+          document.getElementById("turns").dispatchEvent(drop);
+        }""",
+        DOT,
+    )
+    until(page, "document.querySelectorAll('#images img').length == 1")
+    ask(page, "what is it?")
+    assert "Hello" in answered(page, 1).inner_text()
+    image, text = vllm.requests[0]["messages"][0]["content"]
+    assert image == {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{DOT}"}}
+    assert text == {"type": "text", "text": "what is it?"}
+    assert page.locator(".turn.user img").count() == 1
+    assert page.broken == []
 
 
 def test_stop_ends_the_request_at_the_server(vllm, page):
