@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from serving.fleet.settings import FleetSettings
-    from serving.hardware.gpu import Gpu, Hardware
+    from serving.hardware.gpu import Gpu
     from serving.launch import Settled
     from serving.planning.plan import Plan
     from serving.settings import ServeSettings
@@ -26,10 +26,11 @@ OF_THE_FLEET = ("SERVE_TLS_CERT", "SERVE_TLS_KEY", "SERVE_ALLOW_OPEN", "LLM_BASE
 
 @dataclass(frozen=True)
 class Share:
-    """The GPUs of one engine, as CUDA_VISIBLE_DEVICES names them; none on the CPU."""
+    """The GPUs of one engine, as CUDA_VISIBLE_DEVICES names them; none on the CPU. `sharing` share one copy."""
 
     gpus: tuple[Gpu, ...] = ()
     devices: tuple[str, ...] = ()
+    sharing: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,30 +65,39 @@ class Start:
 
 
 def lay_out(settings: ServeSettings, fleet: FleetSettings) -> Layout:
-    """Plan for this machine, and share its GPUs out. Raises ConfigurationError, DoesNotFit or Refused."""
+    """Plan for this machine, and share its GPUs out. Raises ConfigurationError, DoesNotFit or Refused.
+
+    As many engines as the plan for all GPUs has copies; or as many as are asked for, each with an equal part of the
+    GPUs, for which it plans by itself.
+    """
     hardware = find_hardware(settings)
     if hardware.problem is not None:
         raise Refused(f"{hardware.problem}.")
     settled = settle(settings, gpu=bool(hardware.gpus))
-    plan = settled.plan(hardware)
+    names = tuple(gpu.id or str(number) for number, gpu in enumerate(hardware.gpus))
+    count, engines = len(hardware.gpus), fleet.engines
+    if count and engines is not None:
+        if engines > count:
+            raise ConfigurationError(
+                f"FLEET_ENGINES={engines} is not allowed: each needs a GPU, and there are {count}."
+            )
+        each = count // engines
+        plan = settled.plan(replace(hardware, gpus=hardware.gpus[:each], restricted=each < count))
+        gpus, copies, sharing = hardware.gpus, engines, None
+    else:
+        plan = settled.plan(hardware)
+        each = sharing = plan.tensor_parallel_size or 1
+        names, gpus, copies = plan.devices or names, plan.gpus, len(plan.gpus) // each
     if not plan.fits:
         raise DoesNotFit(plan.reason)
     if not plan.gpus:
-        return Layout(settled, plan, (Share(),) * (fleet.engines or WITHOUT_GPU))
-    return Layout(settled, plan, _shares(hardware, plan, fleet.engines))
-
-
-def _shares(hardware: Hardware, plan: Plan, wanted: int | None) -> tuple[Share, ...]:
-    each = plan.tensor_parallel_size or 1
-    copies = len(plan.gpus) // each
-    if wanted is not None and wanted > copies:
-        raise ConfigurationError(
-            f"FLEET_ENGINES={wanted} is not allowed: an engine takes {each} GPU{'s' if each > 1 else ''} here, so that "
-            f"{copies} fit. SERVE_TENSOR_PARALLEL_SIZE says how many GPUs one takes."
-        )
-    names = plan.devices or tuple(gpu.id or str(number) for number, gpu in enumerate(hardware.gpus))
-    starts = range(0, (wanted or copies) * each, each)
-    return tuple(Share(plan.gpus[start : start + each], names[start : start + each]) for start in starts)
+        return Layout(settled, plan, (Share(),) * (engines or WITHOUT_GPU))
+    starts = range(0, copies * each, each)
+    return Layout(
+        settled,
+        plan,
+        tuple(Share(gpus[start : start + each], names[start : start + each], sharing) for start in starts),
+    )
 
 
 def engine_start(number: int, share: Share, settings: ServeSettings, base: Mapping[str, str]) -> Start:
@@ -105,7 +115,8 @@ def engine_start(number: int, share: Share, settings: ServeSettings, base: Mappi
         file = Path(settings.log_file)
         env["SERVE_LOG_FILE"] = str(file.with_name(f"{file.stem}.{number}{file.suffix}"))
     if share.gpus:
-        env["SERVE_TENSOR_PARALLEL_SIZE"] = str(len(share.gpus))
+        if share.sharing is not None:
+            env["SERVE_TENSOR_PARALLEL_SIZE"] = str(share.sharing)
         if settings.gpus is not None:
             env["SERVE_GPUS"] = ", ".join(f"1x {gpu.name}" for gpu in share.gpus)
         else:

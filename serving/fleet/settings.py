@@ -39,7 +39,8 @@ class FleetSettings(Variables):
     engines: int | None = setting(
         None,
         "a number of engines, 1 or more",
-        "engines on this machine; unset: as many as the plan has copies, 2 without a GPU",
+        "engines on this machine, each with an equal part of its GPUs; unset: as many as the plan has copies, "
+        "without a GPU 2",
         ge=1,
     )
     urls: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words), AfterValidator(_addresses)] = setting(
