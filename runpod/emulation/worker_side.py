@@ -43,7 +43,7 @@ class WorkerSide:
         self.taking = asyncio.Event()  # set by the first worker that asks for a job
         self._vanished: set[str] = set()
         self._again: dict[str, list[Job]] = {}  # jobs that come a second time
-        self._begin = time.monotonic()
+        self._first_take: float | None = None
 
     def add_routes(self, app: web.Application, endpoint: str) -> None:
         """Mount the calls under /v2/<endpoint>/."""
@@ -82,7 +82,9 @@ class WorkerSide:
         kind = accident.kind if accident is not None else ""
         if kind in SPOILT_BODIES:
             return web.Response(body=SPOILT_BODIES[kind][0], content_type=SPOILT_BODIES[kind][1])
-        cold = self._begin + self.rules.cold_start - time.monotonic()
+        if self._first_take is None:
+            self._first_take = time.monotonic()
+        cold = self._first_take + self.rules.cold_start - time.monotonic()
         if cold > 0:
             await asyncio.sleep(min(cold, self.rules.hold))
             return web.Response(status=204)

@@ -142,7 +142,7 @@ async def test_the_jobs_of_a_vanished_worker_go_to_another(tmp_path):
 
 
 async def test_a_cold_start_keeps_jobs_waiting(tmp_path):
-    async with platform_and_worker(tmp_path, Rules(cold_start=6)) as (platform, _):
+    async with platform_and_worker(tmp_path, Rules(cold_start=4)) as (platform, _):
         job = await platform.book.submit(chat(), call="run")
         assert not await job.finish(1)
         assert await job.finish(20)
