@@ -12,7 +12,7 @@ import pytest
 from serving.launch import prepare
 from serving.settings import ServeSettings
 from tests.support import fake_vllm
-from tests.support.serving import ROOT, Serve, clean_environment
+from tests.support.serving import ROOT, Serve, clean_environment, free_port
 
 SERVE = (sys.executable, "-m", "serving", "serve")
 H100 = "NVIDIA H100 80GB HBM3"
@@ -156,7 +156,7 @@ def test_two_signals_kill_at_once(engine):
 
 def test_a_vllm_that_does_not_start_ends_it_with_the_reason(engine):
     line = "ValueError: No available memory for the cache blocks."
-    done = serve(SERVE_ENGINE=engine, SERVE_GPUS=f"1x {H100}", FAKE_VLLM_FAIL=line, SERVE_PORT="8123")
+    done = serve(SERVE_ENGINE=engine, SERVE_GPUS=f"1x {H100}", FAKE_VLLM_FAIL=line, SERVE_PORT=str(free_port()))
     assert done.returncode == 1
     assert line in done.stderr
     assert "leave no memory for the KV cache" in done.stderr.splitlines()[-1]

@@ -18,6 +18,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from api_keys import LARGEST_LIMIT
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -135,22 +137,28 @@ class _Count:
         """Count a request now and return 0, or return how many seconds it must wait."""
         head = os.pread(self._file, HEADER.size, 0)
         size, oldest = HEADER.unpack(head) if len(head) == HEADER.size else (0, 0)
-        if size != limit or oldest >= size:
-            oldest = self._resize(limit, size, now)
-        place = HEADER.size + TIME.size * oldest
-        (last,) = TIME.unpack(os.pread(self._file, TIME.size, place))
+        if size < limit or oldest >= size or size > LARGEST_LIMIT:
+            size, oldest = self._grow(limit, size, now)
+        (last,) = TIME.unpack(os.pread(self._file, TIME.size, self._at((oldest - limit) % size)))
         if 0 <= now - last < MINUTE_S:  # not one from before the machine's last start
             return float(MINUTE_S - (now - last))
-        os.pwrite(self._file, TIME.pack(now), place)
-        os.pwrite(self._file, HEADER.pack(limit, (oldest + 1) % limit), 0)
+        os.pwrite(self._file, TIME.pack(now), self._at(oldest))
+        os.pwrite(self._file, HEADER.pack(size, (oldest + 1) % size), 0)
         return 0.0
 
-    def _resize(self, limit: int, size: int, now: float) -> int:
-        """Make the ring hold `limit` times, keep those that still count, and return which is the oldest."""
-        data = os.pread(self._file, TIME.size * size, HEADER.size)
+    @staticmethod
+    def _at(place: int) -> int:
+        return HEADER.size + TIME.size * place
+
+    def _grow(self, limit: int, size: int, now: float) -> tuple[int, int]:
+        """Make the ring hold `limit` times, keep those that still count, and return its size and which is the oldest.
+
+        It never shrinks: what a lower limit forgot would be missed by the next higher one.
+        """
+        data = os.pread(self._file, TIME.size * min(size, LARGEST_LIMIT), HEADER.size)
         times = (time for (time,) in TIME.iter_unpack(data[: len(data) // TIME.size * TIME.size]))
         kept = sorted(time for time in times if 0 <= now - time < MINUTE_S)[-limit:]
         ring = [*kept, *[NEVER] * (limit - len(kept))]
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, HEADER.pack(limit, len(kept) % limit) + b"".join(map(TIME.pack, ring)), 0)
-        return len(kept) % limit
+        return limit, len(kept) % limit

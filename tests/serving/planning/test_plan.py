@@ -277,9 +277,9 @@ def test_json_has_every_key_whether_it_fits_or_not():
 def test_any_box_gets_a_plan_or_a_reason():
     """Sizes, capabilities, counts and what is free, in every combination; what a plan says must add up."""
     for size, capability, count, free in itertools.product(
-        (1, 8, 16, 23.6, 48, 79.2, 192),
-        (None, (7, 0), (7, 5), (8, 0), (9, 0), (12, 1)),
-        (1, 2, 3, 5, 8),
+        (1, 8, 23.6, 48, 192),
+        (None, (7, 5), (8, 0), (12, 1)),
+        (1, 2, 3, 8),
         (0.0, 0.4, 1.0),
     ):
         total = int(size * GIB)

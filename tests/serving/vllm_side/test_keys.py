@@ -85,10 +85,10 @@ def test_no_minute_holds_more_requests_than_allowed_whatever_comes_when(tmp_path
         wait = count.wait(limits[-1], now)
         assert 0 <= wait <= 60
         if wait == 0:
-            assert len(recent) < max(limits)
+            assert len(recent) < limits[-1]
             came.append(now)
-        elif not limit_changes:
-            assert len(recent) == limits[-1]
+        else:
+            assert len(recent) >= limits[-1]
     os.close(count._file)
 
 
