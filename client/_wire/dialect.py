@@ -1,7 +1,8 @@
 """What a server's models refuse, learnt from their errors: one request more, and only once for each model.
 
 OpenAI's newer models want `max_completion_tokens` in place of `max_tokens` and take no temperature but their own;
-older servers know no `stream_options`.
+older servers know no `stream_options`; Gemma at Google's own API, Gemma 2 and some of OpenAI's know no system message,
+which is then the user's.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from client._wire.turns import has_system, without_system
 from client.errors import BadRequestError, ModelNotFoundError, ServerError
 
 if TYPE_CHECKING:
@@ -21,8 +23,13 @@ _CHANGES: dict[str, tuple[str | None, ...]] = {
     "max_tokens": ("max_completion_tokens", None),
     "max_completion_tokens": ("max_tokens", None),
 }
+_SYSTEM = "system message"
+_OF_SYSTEM = re.compile(
+    r"(?i)\b(?:developer instruction|system (?:role|message|prompt|instruction)|role\b.{0,30}\bsystem\b)"
+)
 _REFUSED = re.compile(
-    r"(?i)\b(?:un-?supported|not (?:be )?(?:support|permitted|allowed|recogni[sz]ed|available|accepted|both|known)"
+    r"(?i)\b(?:un-?supported"
+    r"|not (?:be )?(?:support|enabled|permitted|allowed|recogni[sz]ed|available|accepted|both|known)"
     r"|cannot both|(?:does not|doesn't|do not|don't) (?:support|accept|allow|know)|isn't (?:supported|allowed)"
     r"|unknown|unrecogni[sz]ed|unexpected|extra (?:input|field|parameter)|deprecated|removed"
     r"|only\b.{0,40}\b(?:default|1)\b|use '?max_)"
@@ -60,6 +67,10 @@ class Dialect:
             other = changes[name]
             _change(arguments, name, other)
             return f"{model!r} takes no {name}{f' but {other}' if other else ''}"
+        if has_system(arguments["messages"]) and _OF_SYSTEM.search(said) and _REFUSED.search(said):
+            changes[_SYSTEM] = None
+            _change(arguments, _SYSTEM, None)
+            return f"{model!r} takes no {_SYSTEM}"
         return ""
 
 
@@ -71,7 +82,9 @@ def _is_refused(name: str, said: str, parameter: str, arguments: dict[str, Any])
 
 
 def _change(arguments: dict[str, Any], name: str, other: str | None) -> None:
-    if name in arguments:
+    if name == _SYSTEM:
+        arguments["messages"] = without_system(arguments["messages"])
+    elif name in arguments:
         value = arguments.pop(name)
         if other is not None:
             arguments.setdefault(other, value)

@@ -37,8 +37,22 @@ def merge_turns(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     if turns and (not rest or rest[0].get("role") == "assistant"):
         rest.insert(0, {"role": "user", "content": text})
         text = ""
-    merged = [{**turns[0], "role": "system", "content": text}] if text else []
-    for turn in rest:
+    return _joined_turns([{**turns[0], "role": "system", "content": text}, *rest] if text else rest)
+
+
+def without_system(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return `messages` with the system's as the user's, for models that know no system."""
+    return _joined_turns({**turn, "role": "user"} if turn.get("role") in _SYSTEM else dict(turn) for turn in messages)
+
+
+def has_system(messages: Iterable[Mapping[str, Any]]) -> bool:
+    """Return whether any of `messages` is the system's."""
+    return any(turn.get("role") in _SYSTEM for turn in messages)
+
+
+def _joined_turns(turns: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    merged: list[dict[str, Any]] = []
+    for turn in turns:
         last = merged[-1] if merged else None
         if not _plain(turn):
             merged.append(turn)

@@ -84,6 +84,29 @@ async def test_other_words(server: FakeOpenAI, make: Make, name: str, said: obje
     assert name not in server.requests[2].json
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Developer instruction is not enabled for models/gemma-3-27b-it",  # Google's own API
+        "System role not supported",  # Gemma 2's template
+        {"error": {"message": "Unsupported value: 'messages[0].role' does not support 'system' with this model.", "param": "messages[0].role"}},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("model", ["gemma-3-27b-it", "o1-mini"])
+async def test_a_model_that_knows_no_system(server: FakeOpenAI, make: Make, said: Any, model: str) -> None:
+    server.script(reply(400, said if isinstance(said, dict) else {"error": {"code": 400, "message": said}}))
+    client = make(model=model)
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    assert await client.generate(messages) == "Hello"
+    assert await client.generate(messages) == "Hello"
+    assert [exchange.json["messages"] for exchange in server.requests[1:]] == [
+        [{"role": "user", "content": "Be brief.\n\nHi"}]
+    ] * 2
+    server.script(reply(400, {"error": {"message": "System role not supported"}}))
+    with pytest.raises(BadRequestError):
+        await client.generate(HELLO)  # in which there is none
+
+
 async def test_a_server_that_knows_only_the_older_name(server: FakeOpenAI, make: Make) -> None:
     server.script(reply(400, {"error": {"message": "Unknown parameter: max_completion_tokens"}}))
     assert await make(model="m").generate(HELLO, max_completion_tokens=9) == "Hello"
