@@ -38,7 +38,7 @@ def _address(url: str) -> str:
         raise ValueError(_URL)
     if not url.isprintable() or " " in url:
         raise ValueError(_URL)
-    return url if parts.query else url.rstrip("/")
+    return url if parts.query else url.rstrip("/").removesuffix("/chat/completions")  # which people paste along
 
 
 def _key(key: SecretStr) -> SecretStr:

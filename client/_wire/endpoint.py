@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from client.settings import ClientSettings
 
 _LISTING_TIMEOUT = 5.0  # seconds
-_SECRET_LENGTH = 6  # characters; what is shorter is no secret, and masking it would spoil the message
+# Characters; what is shorter is no secret, and masking it would spoil the message.
+_KEY_LENGTH = 4
+_HEADER_LENGTH = 6
 
 # The open pools, each with the generator that closes it. asyncio.run() finishes the generators that its loop has begun:
 # that closes the pool of a client nobody closed. Held here, since a client may be gone before its loop is.
@@ -70,8 +72,8 @@ class Endpoint:
             own = {**self._login(parts, key), **own}
         secrets = [settings.api_key.get_secret_value(), settings.fallback_api_key.get_secret_value()]
         secrets += [parts.password or "", unquote(parts.password or "")]
-        secrets += [value for value in (*own.values(), *self.query.values()) if len(value) >= _SECRET_LENGTH]
-        self.keys = tuple(dict.fromkeys(secret for secret in secrets if secret and secret != NO_KEY))
+        secrets += [value for value in (*own.values(), *self.query.values()) if len(value) >= _HEADER_LENGTH]
+        self.keys = tuple(dict.fromkeys(one for one in secrets if len(one) >= _KEY_LENGTH and one != NO_KEY))
         self.connect_timeout = settings.connect_timeout
         self.first_token_timeout = settings.first_token_timeout or (
             RUNPOD_FIRST_TOKEN_TIMEOUT if self.is_runpod else FIRST_TOKEN_TIMEOUT

@@ -22,9 +22,9 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 import client as package
-from client import ConfigurationError, LLMClient, LLMTimeoutError, RateLimitedError
+from client import ConfigurationError, LLMClient, LLMTimeoutError, ModelNotFoundError, RateLimitedError
 from tests.client.conftest import HELLO
-from tests.support.fake_openai import FakeOpenAI, piece, say
+from tests.support.fake_openai import FakeOpenAI, piece, reply, say
 
 Make = Callable[..., LLMClient]
 ROOT = Path(__file__).parents[2]
@@ -88,6 +88,14 @@ def test_a_password_in_the_address_is_not_shown() -> None:
     with pytest.raises(ConfigurationError) as caught:
         LLMClient("htp://user:secret@example.org/v1")
     assert "secret" not in str(caught.value)
+
+
+async def test_a_pasted_address_and_a_key_that_is_none(server: FakeOpenAI, make: Make) -> None:
+    client = make(base_url=f"{server.base_url}/chat/completions/", api_key="k")
+    assert client.base_url == server.base_url
+    server.script(reply(404, {"error": {"message": "The model does not exist: like"}}))
+    with pytest.raises(ModelNotFoundError, match="set LLM_MODEL=fake"):
+        await client.generate(HELLO, model="like")
 
 
 async def test_what_is_sent(server: FakeOpenAI, make: Make) -> None:
