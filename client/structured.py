@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import openai
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
+# What a model writes around its JSON where the server takes a response_format and does not see to it.
+_FENCE = re.compile(r"(?is)\s*```(?:json)?\s*(.*?)\s*```\s*")
+
 
 def response_format(model: type[BaseModel]) -> dict[str, Any]:
     """Return the `response_format` that asks for `model`, in the strict form that OpenAI wants and vLLM accepts."""
@@ -24,7 +28,8 @@ def response_format(model: type[BaseModel]) -> dict[str, Any]:
 def validated(stream: TextStream, model: type[ModelT]) -> ModelT:
     """Return the answer as an instance of `model`. Raises UnexpectedResponseError with the text in `partial`."""
     try:
-        return model.model_validate_json(stream.text)
+        fenced = _FENCE.fullmatch(stream.text)
+        return model.model_validate_json(fenced[1] if fenced else stream.text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])

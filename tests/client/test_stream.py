@@ -85,6 +85,12 @@ async def test_structured_answer(server: FakeOpenAI, make: Make) -> None:
     assert asked["json_schema"]["schema"]["required"] == ["name", "people"]
 
 
+@pytest.mark.parametrize("around", ["```json\n%s\n```", "```\n%s```\n", "\n%s\n"])
+async def test_a_fence_around_a_structured_answer(server: FakeOpenAI, make: Make, around: str) -> None:
+    server.script(say(around % '{"name": "Paris", "people": 1}'))
+    assert await make().generate(HELLO, response_model=City) == City(name="Paris", people=1)
+
+
 async def test_an_answer_that_does_not_validate(server: FakeOpenAI, make: Make) -> None:
     server.script(say('{"name": "Paris"', finish="length"))
     with pytest.raises(UnexpectedResponseError, match="no City") as caught:
