@@ -30,13 +30,17 @@ RESULT_LIMIT = 10_000_000
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a post is repeated. All in seconds; `first` and `longest` are pauses."""
+    """How long a post is repeated. All in seconds, but for `tries`; `first` and `longest` are pauses.
+
+    A refusal (400, 403, 413) may be a stumble, too, but will not be mended by waiting: `tries` in all.
+    """
 
     first: float = 0.25
     longest: float = 5.0
     chunk: float = 30.0
     # RunPod's default execution time. A job whose time is over sooner is named by the stop channel.
     result: float = 600.0
+    tries: int = 3
 
     def pauses(self) -> Iterator[float]:
         """Yield the pauses between one try and the next: growing, and never the same for two workers."""
@@ -64,8 +68,8 @@ class Delivery:
     async def chunk(self, job_id: str, part: bytes) -> None:
         """Post one part of a stream (JSON). Raises Undelivered.
 
-        A status that says "not now" is answered by the same post again. After silence the part may have arrived, and a
-        second one would double the text: that ends the stream.
+        A status that says that it was not taken is answered by the same post again. After silence the part may have
+        arrived, and a second one would double the text: that ends the stream.
         """
         body = b'{"output":%b}' % part
         await self._post(Call.CHUNK, job_id, body, self._patience.chunk, repeat_unanswered=False)
@@ -86,6 +90,7 @@ class Delivery:
 
     async def _post(self, call: Call, job_id: str, body: bytes, seconds: float, *, repeat_unanswered: bool) -> None:
         deadline = time.monotonic() + seconds
+        refusals = 0
         for pause in self._patience.pauses():
             status: int | None = None
             try:
@@ -101,7 +106,10 @@ class Delivery:
                     return
                 reason = f"HTTP {status}"
                 if status not in (408, 429) and status < 500:
-                    raise Undelivered(status, reason)
+                    refusals += 1
+                    gone = status == HTTPStatus.NOT_FOUND and call is Call.RESULT
+                    if gone or refusals >= self._patience.tries:
+                        raise Undelivered(status, reason)
             if time.monotonic() + pause > deadline:
                 raise Undelivered(status, f"{reason} for {seconds:.0f} s")
             logger.warning("Job %s: %s at a %s: repeated", job_id, reason, call.name.lower())

@@ -35,8 +35,11 @@ EMPTY_S = 0.25
 LAST_TAKE_S = 5.0
 # Where nothing can be finished any more: an answer that is on its way already is still awaited.
 DELIVERY_S = 1.0
-# For the error of each job to reach the platform.
+# At the end: for the posts that are under way, and then for the error of each job to reach the platform.
+POSTS_S = 3.0
 LAST_POSTS_S = 10.0
+# For the event that tells a stream's reader of an error, which the job's result will say, too.
+ERROR_EVENT_S = 5.0
 
 
 class JobLoop:
@@ -60,12 +63,15 @@ class JobLoop:
         self._concurrency = concurrency
         self._delivery = Delivery(platform, patience or Patience())
         self._jobs: dict[str, asyncio.Task[None]] = {}
+        self._stopped: set[str] = set()  # the jobs that the platform has taken back
         self._ending: set[str] = set()  # the jobs whose result is being posted
         self._again: dict[str, Taken] = {}  # and those of them that were asked for again
         self._condemned = asyncio.Event()
+        self._verdict: JobError | None = None
         self._leaving = False
         self._changed = asyncio.Event()  # a place is free, or the end has come
         self._polls: list[asyncio.Task[None]] = []
+        self._complaints: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -78,12 +84,14 @@ class JobLoop:
 
     async def __aexit__(self, *_exc: object) -> None:
         self._again.clear()
+        self._stopped.update(self._jobs)
         await _cancel([*self._polls, *self._jobs.values()])
         await self._relay.close()
         await self._platform.__aexit__()
 
     def condemn(self, verdict: JobError) -> None:
         """Take no more jobs; fail all that vLLM has not answered to the end, now. The first verdict counts."""
+        self._verdict = self._verdict or verdict
         self._relay.condemn(verdict)
         self._condemned.set()
         self._stop_taking()
@@ -101,6 +109,10 @@ class JobLoop:
         if self._jobs:
             logger.warning("%d jobs were not finished in %g s", len(self._jobs), drain)
         self.condemn(verdict)
+        await self._await_jobs(POSTS_S)
+        for job_id, task in self._jobs.items():
+            if job_id not in self._ending:  # a post of theirs hangs
+                task.cancel()
         await self._await_jobs(LAST_POSTS_S)
 
     def _stop_taking(self) -> None:
@@ -130,6 +142,7 @@ class JobLoop:
             pause = EMPTY_S
             try:
                 body = await self._platform.take(self._concurrency - len(self._jobs))
+                self._complaints.pop("job-take", None)
                 taken = read_taken(body) if body else []
                 for job in taken:
                     self._begin(job)
@@ -139,11 +152,18 @@ class JobLoop:
                 pause = TOO_MANY_S
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 pause = ERROR_S
-                logger.warning("job-take failed: %s", _described(error))
+                self._complain("job-take", error)
             except Exception:
                 pause = ERROR_S
                 logger.exception("job-take failed")
             await self._pause(pause - (time.monotonic() - begin if pause == EMPTY_S else 0))
+
+    def _complain(self, call: str, error: BaseException) -> None:
+        """Log why a poll failed, at each change: some platforms do not know one of the calls at all."""
+        why = _described(error)
+        if self._complaints.get(call) != why:
+            logger.warning("%s failed: %s", call, why)
+        self._complaints[call] = why
 
     async def _pause(self, seconds: float) -> None:
         """Wait; the end of the worker cuts it short."""
@@ -158,16 +178,18 @@ class JobLoop:
             pause = ERROR_S
             try:
                 ids = await self._platform.stops()
+                self._complaints.pop("job-stop", None)
                 for job_id in ids:
                     if task := self._jobs.get(job_id):
                         logger.info("Job %s: stopped by the platform", job_id)
+                        self._stopped.add(job_id)
                         task.cancel()
                 if ids:
                     continue
             except TooManyRequests:
                 pause = TOO_MANY_S
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                logger.warning("job-stop failed: %s", _described(error))
+                self._complain("job-stop", error)
             except Exception:
                 logger.exception("job-stop failed")
             await asyncio.sleep(pause)
@@ -187,13 +209,21 @@ class JobLoop:
     def _end(self, job_id: str) -> None:
         del self._jobs[job_id]
         self._ending.discard(job_id)
+        self._stopped.discard(job_id)
         self._platform.end(job_id)
         self._changed.set()
         if again := self._again.pop(job_id, None):
             self._begin(again)
 
     async def _run(self, job: Taken) -> None:
-        result = await self._answer(job)
+        try:
+            result = await self._answer(job)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._verdict is None or job.id in self._stopped or task is None:
+                raise
+            task.uncancel()
+            result = msgspec.json.encode(self._verdict.as_output())
         self._ending.add(job.id)
         await self._delivery.result(job.id, result)
 
@@ -215,8 +245,9 @@ class JobLoop:
             logger.exception("Job %s", job.id)
             error = JobError(500, f"The worker failed at this job: {type(unknown).__name__}.")
         if request is not None and request.stream and not error.sent:
-            with contextlib.suppress(Undelivered):
-                await self._delivery.chunk(job.id, msgspec.json.encode(error.as_event(request.route)))
+            with contextlib.suppress(Undelivered, TimeoutError):
+                async with asyncio.timeout(ERROR_EVENT_S):
+                    await self._delivery.chunk(job.id, msgspec.json.encode(error.as_event(request.route)))
         return msgspec.json.encode(error.as_output())
 
     async def _forward(self, job_id: str, part: object, result: Result, request: Request) -> None:
