@@ -13,7 +13,7 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING
 
-from emulation.accidents import CALLS, TAKE_KINDS, Accident, every
+from emulation.accidents import CALLS, KINDS, TAKE_KINDS, Accident, every
 from emulation.endpoint import Emulator
 from emulation.local_worker import LocalWorker
 from emulation.rules import Rules
@@ -34,7 +34,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--worker", action="store_true", help="start the worker and vLLM, too, and stop them at the end")
     add("--latency", type=_latency, action="append", default=[], metavar="CALL=SECONDS", help=f"delay of a call: {', '.join(CALLS)}")  # fmt: skip # noqa: E501
     add("--too-many", type=_too_many, action="append", default=[], metavar="CALL=N", help="answer 429 to every Nth call")  # fmt: skip # noqa: E501
-    add("--stumble", type=_stumble, action="append", default=[], metavar="CALL=WHAT:N", help=f"let every Nth call go wrong: a status, reset, both with -after (the call had its effect); at take also {', '.join(TAKE_KINDS)}")  # fmt: skip # noqa: E501
+    add("--stumble", type=_stumble, action="append", default=[], metavar="CALL=WHAT:N", help=f"let every Nth call go wrong: a status, {', '.join(KINDS)}, all with -after (the call had its effect); at take also {', '.join(TAKE_KINDS)}")  # fmt: skip # noqa: E501
     add("--gateway-cut", type=_seconds, metavar="SECONDS", help="cut a caller's connection to /openai and /runsync then")  # fmt: skip # noqa: E501
     add("--cold-start", type=_seconds, default=0.0, metavar="SECONDS", help="hand out no job before that")
     add("--vanish-after", type=_count, metavar="CHUNKS", help="lose a worker after so many streamed chunks")

@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from client.settings import DEFAULT_MODEL
 from serving.checks.all import every_check
@@ -67,9 +67,13 @@ class Settled:
     tryout: TryoutModel | None = None
     additions: Additions = field(default_factory=Additions)
 
-    def plan(self, hardware: Hardware) -> Plan:
-        """Return the plan for a machine, which may be that nothing fits. Raises ConfigurationError."""
-        return make_plan(self.facts, hardware, self.wishes)
+    def plan(self, hardware: Hardware, precision: Any = None) -> Plan:
+        """Return the plan for a machine, which may be that nothing fits. Raises ConfigurationError.
+
+        `precision`: plan for this one, whichever was asked for.
+        """
+        wishes = self.wishes if precision is None else replace(self.wishes, precision=precision)
+        return make_plan(self.facts, hardware, wishes)
 
     def command(self, plan: Plan, program: Path) -> EngineCommand:
         """Return the command that starts vLLM as planned."""

@@ -82,8 +82,9 @@ def same_models(one: Sequence[str], other: Sequence[str]) -> bool:
 class CachedModel:
     """Read and set an endpoint's cached model."""
 
-    def __init__(self, url: str, key: str, redact: Redactor) -> None:
+    def __init__(self, url: str, key: str, redact: Redactor, or_else: str) -> None:
         """Take the GraphQL API's address and the key, which travels in a header and never in the address."""
+        self._or_else = or_else
         self._url = url
         self._redact = redact
         self._headers = {"Authorization": f"Bearer {key}", "User-Agent": USER_AGENT}
@@ -108,7 +109,7 @@ class CachedModel:
         if found is None:
             raise DeployError(
                 f"RunPod's GraphQL API does not know endpoint {endpoint_id}, so that no cached model can be set: "
-                "check RUNPOD_GRAPHQL_URL, or set DEPLOY_CACHED_MODEL=0."
+                f"check RUNPOD_GRAPHQL_URL, or {self._or_else}."
             )
         return found
 
@@ -119,7 +120,7 @@ class CachedModel:
             )
         except httpx2.RequestError as error:
             raise Unreachable(
-                "RunPod's GraphQL API does not answer: check RUNPOD_GRAPHQL_URL, or set DEPLOY_CACHED_MODEL=0."
+                f"RunPod's GraphQL API does not answer: check RUNPOD_GRAPHQL_URL, or {self._or_else}."
             ) from error
         try:
             reply, odd = read(_Reply, answer.content), ""
@@ -129,7 +130,7 @@ class CachedModel:
         if not answer.is_success or errors or reply.data is None:
             raise ApiError(
                 f"RunPod's GraphQL API refused the cached model ({answer.status_code}): "
-                f"{self._redact(errors) or 'no reason given'}; or set DEPLOY_CACHED_MODEL=0.",
+                f"{self._redact(errors) or 'no reason given'}; or {self._or_else}.",
                 answer.status_code if answer.is_error else HTTPStatus.UNPROCESSABLE_ENTITY,
             )
         return reply.data

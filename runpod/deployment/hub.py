@@ -17,8 +17,7 @@ from deployment import pools as gpu_pools
 from deployment.settings import DeploySettings
 from deployment.spec import CUDA, ROOM_GB
 from serving.hardware.rented import POOLS
-from serving.model.resolve import resolve
-from serving.planning.plan import PlanRequest
+from serving.launch import for_others
 from serving.settings import ServeSettings
 from worker.settings import WorkerSettings
 
@@ -50,15 +49,15 @@ TEST_MODEL = "unsloth/gemma-3-270m-it"  # small, for a test that is about the im
 TEST_TIMEOUT_MS = 600_000  # a cold start is part of it
 
 
-def fitting() -> list[gpu_pools.Offer]:
-    """Return the pools that Gemma 3 27B fits with one GPU and default settings, cheapest first."""
-    offered = gpu_pools.offers(POOLS, resolve(DEFAULT_MODEL), PlanRequest(), 1)
-    return [offer for offer in offered if offer.fits]
+def fitting(model: str) -> list[gpu_pools.Offer]:
+    """Return the pools that a model fits with one GPU and default settings, cheapest first."""
+    settled = for_others(ServeSettings.model_construct(model=model), "published")
+    return [offer for offer in gpu_pools.offers(POOLS, settled, 1) if offer.fits]
 
 
 def hub() -> Json:
     """Return the content of hub.json."""
-    offers = fitting()
+    offers = fitting(DEFAULT_MODEL)
     disk = max(gpu_pools.weight_gb(offer.plan) for offer in offers) * 1.2 + ROOM_GB
     return {
         "title": "Gemma 3 27B on vLLM",
@@ -106,9 +105,7 @@ def hub() -> Json:
 
 def tests() -> Json:
     """Return the content of tests.json: one question, on the cheapest card that fits."""
-    model = resolve(TEST_MODEL)
-    offers = gpu_pools.offers(POOLS, model, PlanRequest(), 1)
-    card = next(offer.card for offer in offers if offer.fits and offer.hourly is not None)
+    card = next(offer.card for offer in fitting(TEST_MODEL) if offer.hourly is not None)
     question = [{"role": "user", "content": "What is the capital of France? Answer with one word."}]
     return {
         "tests": [

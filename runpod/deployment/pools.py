@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from serving.errors import ConfigurationError, DoesNotFit
 from serving.hardware.rented import POOLS, Card, Pool
-from serving.planning.plan import make_plan
 from serving.planning.precision import ORDER
 from serving.units import GIB
 
@@ -19,8 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from deployment.answers import GpuType
+    from serving.launch import Settled
     from serving.model.facts import ModelFacts
-    from serving.planning.plan import Plan, PlanRequest
+    from serving.planning.plan import Plan
 
 MOST_POOLS = 3  # what RunPod takes
 STOCK = ("NONE", "LOW", "MEDIUM", "HIGH")
@@ -44,9 +44,13 @@ class Offer:
     pool: Pool
     card: Card
     count: int
-    model: ModelFacts
-    wishes: PlanRequest
+    settled: Settled
     plan: Plan
+
+    @property
+    def model(self) -> ModelFacts:
+        """Return what is known of the model."""
+        return self.settled.facts
 
     @property
     def fits(self) -> bool:
@@ -133,12 +137,12 @@ def _stranger(gpu: GpuType, kin: Card | None) -> Card | None:
     return Card(gpu.id, kin.bandwidth, described=f"{gib:.1f}GiB sm{capability[0]}{capability[1]}")
 
 
-def offers(pools: Sequence[Pool], model: ModelFacts, wishes: PlanRequest, count: int) -> list[Offer]:
-    """Plan the model for each pool; cheapest first, those without a price last."""
+def offers(pools: Sequence[Pool], settled: Settled, count: int) -> list[Offer]:
+    """Plan what is settled for each pool; cheapest first, those without a price last."""
     planned = []
     for pool in pools:
         card = pool.smallest(count)
-        planned.append(Offer(pool, card, count, model, wishes, make_plan(model, card.hardware(count), wishes)))
+        planned.append(Offer(pool, card, count, settled, settled.plan(card.hardware(count))))
     return sorted(planned, key=lambda offer: (offer.hourly is None, offer.hourly or 0.0, offer.pool.id))
 
 
@@ -170,8 +174,7 @@ def _alike(candidates: Sequence[Offer], precision: Any) -> list[Offer]:
     """Return those of the offers that fit in a precision, planned for it: they run the same checkpoint."""
     planned = []
     for offer in candidates:
-        wishes = replace(offer.wishes, precision=precision)
-        plan = make_plan(offer.model, offer.card.hardware(offer.count), wishes)
+        plan = offer.settled.plan(offer.card.hardware(offer.count), precision)
         if plan.fits:
             planned.append(replace(offer, plan=plan))
     return planned

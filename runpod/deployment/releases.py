@@ -39,21 +39,21 @@ def last_change(releases: Sequence[Release]) -> list[DiffEntry] | None:
     return newest
 
 
-def undo(entries: Sequence[DiffEntry], live: Json, *, models: bool = False) -> Json:
+def undo(entries: Sequence[DiffEntry], live: Json) -> Json:
     """Return the endpoint as it was before: `live` (as `Endpoint.body` says it) with these changes taken back.
 
-    `models`: the GraphQL API may be used, which alone can set the cached model. Raises DeployError if a change cannot
-    be set through the API: half a step back would be a third state, which nobody asked for.
+    The cached model is under MODELS, if it changed. Raises DeployError if a change cannot be set through the API: half
+    a step back would be a third state, which nobody asked for.
     """
     before: Json = {name: dict(value) if isinstance(value, dict) else value for name, value in live.items()}
     for entry in entries:
         path = fields.path_of(entry.field)
         top, _, inner = path.partition(".")
-        known = path in fields.BY_PATH and not fields.BY_PATH[path].fixed and (models or path != MODELS)
+        known = path in fields.BY_PATH and not fields.BY_PATH[path].fixed
         if not known and not (top in ("env", "gpu", "workers", "scaling") and (top == "env" or not inner)):
             raise DeployError(
                 f"The last release changed {entry.field!r}, which RunPod's API cannot set back: set it in RunPod's "
-                + ("console, or set DEPLOY_CACHED_MODEL=1." if path == MODELS else "console.")
+                "console."
             )
         value = _value(path, entry.old)
         if path == "gpu.pools":

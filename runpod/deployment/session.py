@@ -125,7 +125,7 @@ class Session:
                     raise
                 self.terminal.warn(f"{error} The prices are those shipped with the kit.")
         settled = for_others(self.config.serve, "deployed")
-        return gpu_pools.offers(pools, settled.facts, settled.wishes, self.deploy.gpu_count)
+        return gpu_pools.offers(pools, settled, self.deploy.gpu_count)
 
     def choose(self, offered: Sequence[Offer], live: Endpoint | None) -> tuple[Offer, ...]:
         """Choose the pools to deploy on."""
@@ -153,6 +153,6 @@ class Session:
                 changes.append(Change("cached model", ", ".join(stored), model))
         return changes
 
-    def cache(self) -> CachedModel:
-        """Return the access to the cached model."""
-        return CachedModel(self.deploy.graphql_url, self.key, self.terminal.redact)
+    def cache(self, or_else: str = "set DEPLOY_CACHED_MODEL=0") -> CachedModel:
+        """Return the access to the cached model; `or_else` ends a sentence that says what can be done without it."""
+        return CachedModel(self.deploy.graphql_url, self.key, self.terminal.redact, or_else)

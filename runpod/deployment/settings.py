@@ -95,7 +95,7 @@ class DeploySettings(Variables):
     graphql_url: str = setting(
         "https://api.runpod.io/graphql",
         "an https:// address (http:// only on this machine)",
-        "address of RunPod's GraphQL API; used with `DEPLOY_CACHED_MODEL=1` alone",
+        "address of RunPod's GraphQL API; used for cached models alone",
         validation_alias="RUNPOD_GRAPHQL_URL",
     )
     name: str = setting(

@@ -32,10 +32,12 @@ ODD_ITEMS: tuple[Any, ...] = (
 class Accident:
     """One stumble.
 
-    `kind` is `status` (the answer is `status` alone), `reset` (no answer: the connection is cut), or, at `take` alone,
-    `odd` (items that are no jobs beside those that are), `only-odd`, `twice` (a job comes in this answer and again in
-    the next), `html` and `broken` (an answer that is no JSON, and no job is lost). `after`: the call has its effect
-    first, which at `take` means that the platform had the jobs in hand and queues them again.
+    `kind` is `status` (the answer is `status` alone), `reset` (no answer: the connection is cut), `hang` (no answer,
+    until the other side gives up) or `cut` (the connection is cut in the middle of an answer, 200), or, at `take`
+    alone, `odd` (items that are no jobs beside those that are), `only-odd`, `empty`, `twice` (a job comes in this
+    answer and again in the next), `text` (the jobs come as text/plain), `more` (there are more than were asked for),
+    `html` and `broken` (an answer that is no JSON, and no job is lost). `after`: the call has its effect first, which
+    at `take` means that the platform had the jobs in hand and queues them again. A `cut` answer is always after.
     """
 
     kind: str
@@ -49,12 +51,14 @@ class Accident:
     def read(cls, text: str) -> Accident:
         """Read what `str` writes: `429`, `500-after`, `reset`, `odd`. Raises ValueError."""
         name, _, when = text.partition("-") if text != "only-odd" else (text, "", "")
-        if when not in ("", "after") or not (name.isdigit() or name in ("reset", *TAKE_KINDS)):
-            raise ValueError(f"{text!r} is no accident: use a status (429), reset, {', '.join(TAKE_KINDS)}, or X-after")
+        if when not in ("", "after") or not (name.isdigit() or name in (*KINDS, *TAKE_KINDS)):
+            kinds = ", ".join((*KINDS, *TAKE_KINDS))
+            raise ValueError(f"{text!r} is no accident: use a status (429), {kinds}, or X-after")
         return cls("status", int(name), bool(when)) if name.isdigit() else cls(name, after=bool(when))
 
 
-TAKE_KINDS = ("odd", "only-odd", "twice", "html", "broken")
+KINDS = ("reset", "hang", "cut")
+TAKE_KINDS = ("odd", "only-odd", "empty", "twice", "text", "more", "html", "broken")
 
 
 def none(_call: str) -> Accident | None:

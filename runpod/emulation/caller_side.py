@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from emulation.jobs import Job, JobBook
     from emulation.rules import Rules
+    from emulation.webhooks import Webhooks
 
 RUN_LIMIT = 10_000_000  # bytes
 RUNSYNC_LIMIT = 20_000_000
@@ -26,8 +27,9 @@ SSE_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
 class CallerSide:
     """Answer an endpoint's callers. `key`: what they must send as a bearer token; None lets everybody in."""
 
-    def __init__(self, book: JobBook, rules: Rules, key: str | None) -> None:
+    def __init__(self, book: JobBook, rules: Rules, key: str | None, webhooks: Webhooks) -> None:
         self.book = book
+        self.webhooks = webhooks
         self.rules = rules
         self.key = key
 
@@ -65,6 +67,8 @@ class CallerSide:
                     await handler(request)
                 if accident.kind == "status":
                     return web.json_response({"error": "scripted"}, status=accident.status)
+                if accident.kind == "hang":
+                    await asyncio.Event().wait()  # until the caller leaves
                 return _cut(request)
             finally:
                 self.rules.leave(call)
@@ -92,7 +96,10 @@ class CallerSide:
             raise _bad_request("the body is not JSON") from error
         if not isinstance(body, dict) or "input" not in body:
             raise _bad_request("the body must be an object with the key `input`")
-        return await self.book.submit(body["input"], call=call, policy=body.get("policy"))
+        job = await self.book.submit(body["input"], call=call, policy=body.get("policy"))
+        if isinstance(url := body.get("webhook"), str):
+            self.webhooks.add(job, url)
+        return job
 
     async def _run(self, request: web.Request) -> web.Response:
         job = await self._submit(request, "run", RUN_LIMIT)

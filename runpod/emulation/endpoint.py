@@ -10,6 +10,7 @@ from aiohttp import web
 from emulation.caller_side import CallerSide
 from emulation.jobs import JobBook
 from emulation.rules import Rules
+from emulation.webhooks import Webhooks
 from emulation.worker_side import WorkerSide
 
 BODY_LIMIT = 64 << 20
@@ -36,7 +37,8 @@ class Emulator:
         self.port = port
         self.book = JobBook()
         self.workers = WorkerSide(self.book, self.rules)
-        self.callers = CallerSide(self.book, self.rules, key)
+        self.webhooks = Webhooks(self.rules.webhook_pause)
+        self.callers = CallerSide(self.book, self.rules, key, self.webhooks)
         self._runner: web.AppRunner | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -82,6 +84,7 @@ class Emulator:
         self._sweeper.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._sweeper
+        await self.webhooks.close()
         await self._runner.cleanup()
 
     async def _sweep(self) -> None:

@@ -39,6 +39,7 @@ class Rules:
     too_many: dict[str, int] = field(default_factory=dict)
     accidents: Callable[[str], Accident | None] = none
     gateway_cut: float | None = None
+    webhook_pause: float = 10.0
     cold_start: float = 0.0
     hold: float = 20.0
     lost_after: float = 60.0

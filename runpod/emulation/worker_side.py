@@ -24,7 +24,9 @@ SPOILT_BODIES = {
     "html": (b"<html><body>502 Bad Gateway</body></html>", "text/html"),
     "broken": (b'[{"id": ', "application/json"),
     "only-odd": (json.dumps(ODD_ITEMS).encode(), "application/json"),
+    "empty": (b"[]", "application/json"),
 }
+MORE = 2  # as many more jobs than were asked for
 
 
 class WorkerSide:
@@ -77,8 +79,8 @@ class WorkerSide:
     async def _take(self, request: web.Request, count: int) -> web.StreamResponse:
         worker, accident = await self._enter(request, "take")
         self.taking.set()
-        if accident is not None and not accident.after and accident.kind in ("status", "reset"):
-            return _spoilt(request, accident)
+        if accident is not None and not accident.after and accident.kind in ("status", "reset", "hang"):
+            return await _spoilt(request, accident)
         kind = accident.kind if accident is not None else ""
         if kind in SPOILT_BODIES:
             return web.Response(body=SPOILT_BODIES[kind][0], content_type=SPOILT_BODIES[kind][1])
@@ -89,11 +91,12 @@ class WorkerSide:
             await asyncio.sleep(min(cold, self.rules.hold))
             return web.Response(status=204)
         again = [job for job in self._again.pop(worker, []) if not job.final]
-        jobs = await self.book.take(worker, count, 0.01 if again else self.rules.hold)
+        asked = count + MORE if kind == "more" else count
+        jobs = await self.book.take(worker, asked, 0.01 if again else self.rules.hold)
         gone = worker in self._vanished or request.transport is None or request.transport.is_closing()
-        if gone or (accident is not None and accident.after):
+        if gone or (accident is not None and (accident.after or kind == "cut")):
             await self.book.give_back(jobs)
-            return _spoilt(request, accident or Accident("reset"))
+            return await _spoilt(request, accident or Accident("reset"), [_as_sent(job) for job in jobs])
         if kind == "twice":
             self._again[worker] = jobs
         items = [_as_sent(job) for job in (*jobs, *again)]
@@ -101,6 +104,8 @@ class WorkerSide:
             items = [*ODD_ITEMS, *items, *ODD_ITEMS]
         elif kind == "twice":
             items += items[:1]
+        elif kind == "text":
+            return web.Response(text=json.dumps(items))
         elif count == 1 and len(items) == 1:
             return web.json_response(items[0])
         return web.json_response(items) if items else web.Response(status=204)
@@ -108,7 +113,7 @@ class WorkerSide:
     async def _stop(self, request: web.Request) -> web.StreamResponse:
         worker, accident = await self._enter(request, "stop")
         if accident is not None:
-            return _spoilt(request, accident)
+            return await _spoilt(request, accident)
         ids = await self.book.stop_signals(worker, self.rules.hold)
         return web.json_response({"jobsToStop": ids}) if ids else web.Response(status=204)
 
@@ -123,9 +128,9 @@ class WorkerSide:
     ) -> web.StreamResponse:
         worker, accident = await self._enter(request, call)
         raw = await request.read()
-        if accident is None or accident.after:
+        if accident is None or accident.after or accident.kind == "cut":
             apply(self._own(request, worker), worker, raw)
-        return web.Response() if accident is None else _spoilt(request, accident)
+        return web.Response() if accident is None else await _spoilt(request, accident)
 
     def _add_chunk(self, job: Job | None, _worker: str, raw: bytes) -> None:
         if len(raw) > CHUNK_LIMIT:
@@ -154,7 +159,7 @@ class WorkerSide:
     async def _ping(self, request: web.Request) -> web.StreamResponse:
         worker, accident = await self._enter(request, "ping")
         if accident is not None and not accident.after:
-            return _spoilt(request, accident)
+            return await _spoilt(request, accident)
         self.pings.append(dict(request.query))
         del self.pings[:-1000]
         self.book.last_ping[worker] = time.monotonic()
@@ -166,10 +171,20 @@ class WorkerSide:
         return job if job is not None and job.worker == worker and job.status == IN_PROGRESS else None
 
 
-def _spoilt(request: web.Request, accident: Accident) -> web.StreamResponse:
-    """Return the answer that an accident makes; for a reset, cut the connection."""
+async def _spoilt(
+    request: web.Request, accident: Accident, items: list[dict[str, Any]] | None = None
+) -> web.StreamResponse:
+    """Return the answer that an accident makes; a connection that is to be cut is cut, one that hangs is held."""
     if accident.kind == "status":
-        return web.Response(status=accident.status)
+        page = f"<html><body>{accident.status}</body></html>"
+        return web.Response(status=accident.status, text=page, content_type="text/html")
+    if accident.kind == "hang":
+        await asyncio.Event().wait()  # until the other side leaves
+    if accident.kind == "cut":
+        body = json.dumps(items or [{"ok": True}]).encode()
+        half = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": str(len(body))})
+        await half.prepare(request)
+        await half.write(body[: len(body) // 2])
     if request.transport is not None:
         request.transport.abort()
     return web.Response()

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 # As the SDK: longer than the platform holds a poll.
 POLL_S = 90.0
-# RunPod's gateway gives up a call after this long; the SDK would wait for ten minutes.
-POST_S = 60.0
 
 
 class Call(enum.Enum):
@@ -40,6 +38,11 @@ class Call(enum.Enum):
 
     CHUNK = "JOB_STREAM_URL"
     RESULT = "JOB_DONE_URL"
+
+
+# How long a post may take; the SDK would wait for ten minutes. RunPod's gateway gives up after a minute. A result that
+# is not answered is sent again, so that it need not wait for that.
+POST_S = {Call.CHUNK: 60.0, Call.RESULT: 20.0}
 
 
 class NotSent(Exception):
@@ -171,7 +174,7 @@ class Platform:
         }
         status: int | None = None
         try:
-            async with asyncio.timeout(POST_S), self._session.post(url, data=body, headers=headers) as response:
+            async with asyncio.timeout(POST_S[call]), self._session.post(url, data=body, headers=headers) as response:
                 # A redirect that turns a post into a GET delivers nothing.
                 status = response.status if response.method == "POST" else HTTPStatus.METHOD_NOT_ALLOWED
                 await response.read()

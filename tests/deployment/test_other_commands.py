@@ -258,12 +258,12 @@ def test_rollback_refuses_half_a_step(deploy, runpod):
     deploy(*UP)
     runpod.releases["ep1"][0]["diff"] = [
         {"field": "template.imageName", "old": "a:1", "new": "b:2"},
-        {"field": "modelReferences", "old": [], "new": ["x"]},
+        {"field": "template.startSsh", "old": False, "new": True},
     ]
     ran = deploy("rollback", "--yes", "--no-wait")
 
     assert ran.status == 1
-    assert "'modelReferences'" in ran.err
+    assert "'template.startSsh'" in ran.err
     assert runpod.calls("PATCH") == []
 
 

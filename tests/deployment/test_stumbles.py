@@ -108,13 +108,14 @@ def test_a_cached_model_settles_and_can_be_rolled_back(deploy, runpod, commit):
     assert len(runpod.saved) == 1
 
 
-def test_a_deploy_that_changed_the_cached_model_too_is_taken_back_whole(deploy, runpod):
+@pytest.mark.parametrize("now", ["1", "0"])  # .env may have been put back before
+def test_a_deploy_that_changed_the_cached_model_too_is_taken_back_whole(deploy, runpod, now):
     runpod.commit = "abc"
     deploy(*UP, DEPLOY_CACHED_MODEL="1")
     before = dict(runpod.model_references)
     deploy(*UP, SERVE_PRECISION="bf16")
     assert runpod.model_references != before
-    ran = deploy("rollback", "--yes", "--no-wait")
+    ran = deploy("rollback", "--yes", "--no-wait", DEPLOY_CACHED_MODEL=now)
 
     assert ran.status == 0, ran.text
     assert same_models(runpod.model_references["ep1"], before["ep1"])

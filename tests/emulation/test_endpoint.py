@@ -6,9 +6,11 @@ import json
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from emulation.endpoint import Emulator
 from emulation.rules import Rules
+from tests.support.in_process import looping
 from tests.support.worker import chat, eventually, platform_and_worker, running_worker
 
 
@@ -99,6 +101,31 @@ async def test_a_key_is_asked_for_in_either_form():
         for key, status in ((None, 401), ("wrong", 401), ("rp-key", 200)):
             async with Caller(platform, key) as caller:
                 assert (await caller.call("GET", "/health"))[0] == status
+
+
+async def test_a_webhook_is_told_the_whole_job_and_told_again():
+    told = []
+
+    async def hear(request):
+        told.append(await request.json())
+        return web.Response(status=500 if len(told) == 1 else 200)
+
+    app = web.Application()
+    app.router.add_post("/hook", hear)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    hook = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
+    try:
+        async with looping(Rules(hold=0.1, webhook_pause=0.01)) as loop, Caller(loop.platform) as caller:
+            _, job = await caller.call("POST", "/run", json={"input": chat(tokens=["a", "b"]), "webhook": hook})
+            await eventually(lambda: len(told) == 2)
+        assert told[0] == told[1]
+        assert told[1]["id"] == job["id"]
+        assert told[1]["status"] == "COMPLETED"
+        assert "".join(told[1]["output"]).endswith("data: [DONE]\n\n")
+    finally:
+        await runner.cleanup()
 
 
 async def test_the_platforms_rates_hold():

@@ -73,14 +73,16 @@ class InProcess:
 
 @contextlib.asynccontextmanager
 async def looping(
-    rules: Rules | None = None, *, concurrency: int = 30, patience: Patience = QUICK
+    rules: Rules | None = None, *, concurrency: int = 30, patience: Patience = QUICK, chunk_s: float = 30.0
 ) -> AsyncIterator[InProcess]:
-    """Run a job loop against a platform with `rules`."""
+    """Run a job loop against a platform with `rules`. `chunk_s`: when a chunk that hangs is given up."""
     async with Emulator(rules) as platform, fake_vllm() as (origin, state):
         with addressed_to(platform), contextlib.ExitStack() as quick:
             for name, seconds in PAUSES.items():
                 quick.enter_context(mock.patch.object(job_loop, name, seconds))
             quick.enter_context(mock.patch.object(relay, "EXPLANATION_S", 0.01))
+            quick.enter_context(mock.patch.object(sdk, "POLL_S", 1.0))
+            quick.enter_context(mock.patch.object(sdk, "POST_S", {sdk.Call.CHUNK: chunk_s, sdk.Call.RESULT: 0.5}))
             loop = JobLoop(sdk.Platform(), Relay(origin), model=MODEL, concurrency=concurrency, patience=patience)
             async with loop as jobs:
                 yield InProcess(platform, jobs, state)

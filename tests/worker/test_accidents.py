@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from emulation.accidents import Accident, dice, scripted
+from emulation.accidents import TAKE_KINDS, Accident, dice, scripted
 from emulation.rules import Rules
 from tests.support.in_process import looping
 from tests.support.worker import chat
@@ -19,16 +19,24 @@ from worker.job_error import JobError
 
 AGAIN = [Accident("status", status) for status in (408, 429, 500, 502, 503, 504)]
 RESET, RESET_AFTER = Accident("reset"), Accident("reset", after=True)
-TAKES = [Accident(kind) for kind in ("odd", "only-odd", "twice", "html", "broken")]
+HANG, HANG_AFTER, CUT = Accident("hang"), Accident("hang", after=True), Accident("cut")
+REFUSED = [Accident("status", status) for status in (400, 401, 403, 409, 413, 422)]
+TAKES = [Accident(kind) for kind in TAKE_KINDS]
 # What may happen to any call without any harm to a job.
 HARMLESS = {
-    "take": [*AGAIN, RESET, RESET_AFTER, Accident("status", 500, after=True), Accident("status", 400), *TAKES],
-    "stop": [*AGAIN, RESET, Accident("status", 404)],
-    "stream": AGAIN,
-    "done": [*AGAIN, RESET, RESET_AFTER, *(Accident("status", a.status, after=True) for a in AGAIN)],
-}
+    "take": [
+        *AGAIN, *REFUSED, *TAKES, RESET, RESET_AFTER, HANG, HANG_AFTER, CUT, Accident("status", 502, after=True),
+        Accident("status", 404),
+    ],
+    "stop": [*AGAIN, *REFUSED, RESET, HANG, CUT, Accident("status", 404)],
+    "stream": [*AGAIN, CUT],
+    "done": [
+        *AGAIN, RESET, RESET_AFTER, HANG, HANG_AFTER, CUT, *(Accident("status", a.status, after=True) for a in AGAIN)
+    ],
+    "ping": [*AGAIN, RESET, HANG],
+}  # fmt: skip
 # What cannot be mended on a stream's post: what has been said is lost or may be said twice.
-FATAL = [RESET, RESET_AFTER, *(Accident("status", status) for status in (400, 401, 403, 404, 413))]
+FATAL = [RESET, RESET_AFTER, HANG, HANG_AFTER]
 quick = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -86,7 +94,7 @@ async def test_what_can_be_repeated_loses_nothing(seed, share):
 @given(seed=st.integers(0, 2**32))
 async def test_what_cannot_be_repeated_fails_that_job_alone_and_tells_its_reader(seed):
     shares = {call: (0.2, kinds) for call, kinds in HARMLESS.items()} | {"stream": (0.1, FATAL + AGAIN)}
-    async with looping(Rules(hold=0.1, accidents=dice(seed, shares)), concurrency=5) as loop:
+    async with looping(Rules(hold=0.1, accidents=dice(seed, shares)), concurrency=5, chunk_s=0.3) as loop:
         jobs = await ask(loop, 12)
         assert all(await asyncio.gather(*(job.finish(20) for job in jobs))), [job.view() for job in jobs]
         for number, job in enumerate(jobs):
@@ -151,8 +159,17 @@ async def test_a_chunk_that_is_refused_for_too_long_fails_its_job():
         assert "HTTP 429" in job.error
 
 
+@pytest.mark.parametrize("call", ["stream", "done"])
+@pytest.mark.parametrize("refused", REFUSED, ids=str)
+async def test_one_refusal_costs_nothing(call, refused):
+    async with looping(Rules(hold=0.1, accidents=scripted({call: [refused]}))) as loop:
+        for job in await ask(loop, 3):
+            assert await job.finish(10)
+            assert job.status == "COMPLETED", job.view()
+
+
 async def test_a_result_that_is_refused_gives_way_to_an_error():
-    async with looping(Rules(hold=0.1, accidents=scripted({"done": [Accident("status", 413)]}))) as loop:
+    async with looping(Rules(hold=0.1, accidents=scripted({"done": [Accident("status", 413)] * 3}))) as loop:
         job = await loop.submit(chat(stream=False))
         assert await job.finish(10)
         assert json.loads(job.error or "")["error"]["code"] == 502
@@ -184,3 +201,45 @@ async def test_a_job_that_is_asked_for_again_at_its_very_end_runs_again():
         await loop.platform.book.retry(job)  # while the worker still repeats the first result
         assert await job.finish(10)
         assert job.retries == 1
+
+
+async def test_a_post_that_hangs_does_not_keep_the_end_from_being_told():
+    hanging = Rules(hold=0.1, accidents=scripted({"stream": [None, *[HANG] * 3]}))
+    async with looping(hanging) as loop:
+        jobs = await ask(loop, 6)
+        while not all(job.status == "IN_PROGRESS" or job.final for job in jobs):
+            await asyncio.sleep(0.01)
+        verdict = JobError(503, "vLLM has died")
+        loop.jobs.condemn(verdict)
+        await loop.jobs.finish(0, verdict)
+        for number, job in enumerate(jobs):
+            if job.status == "COMPLETED":
+                check_completed(job, number)
+            else:
+                check_failed(job, number)
+
+
+EACH = sorted({(call, str(accident)) for call, kinds in HARMLESS.items() for accident in kinds})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("call", "accident"), EACH)
+async def test_200_jobs_under_each_accident(call, accident):
+    shares = {call: (0.3, [Accident.read(accident)])}
+    async with looping(Rules(hold=0.2, accidents=dice(0, shares))) as loop:
+        jobs = await ask(loop, 200)
+        assert all(await asyncio.gather(*(job.finish(60) for job in jobs))), [job.view() for job in jobs]
+        for number, job in enumerate(jobs):
+            assert job.status == "COMPLETED", job.view()
+            check_completed(job, number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accident", FATAL, ids=str)
+async def test_200_jobs_whose_posts_cannot_be_mended(accident):
+    shares = {"stream": (0.1, [accident])}
+    async with looping(Rules(hold=0.2, accidents=dice(0, shares)), chunk_s=1.0) as loop:
+        jobs = await ask(loop, 200)
+        assert all(await asyncio.gather(*(job.finish(60) for job in jobs))), [job.view() for job in jobs]
+        for number, job in enumerate(jobs):
+            check_completed(job, number) if job.status == "COMPLETED" else check_failed(job, number)

@@ -7,6 +7,7 @@ import signal
 import psutil
 import pytest
 
+from emulation.accidents import Accident, dice
 from emulation.endpoint import Emulator
 from emulation.rules import Rules
 from tests.support.worker import chat, eventually, is_gone, platform_and_worker, run_job, running_worker
@@ -55,19 +56,45 @@ async def test_a_poll_that_brings_nothing_is_given_up_before_the_drains_end(tmp_
         assert await worker.exit_status(within=20) == 0
 
 
-@pytest.mark.parametrize("end", ["SIGTERM", "vLLM's death"])
-async def test_a_backlog_goes_to_others_when_a_worker_ends(tmp_path, end):
-    async with platform_and_worker(tmp_path, Rules(hold=1)) as (platform, worker):
+async def check_end(tmp_path, end, rules, after):
+    """Queue 150 jobs, end the worker when `after` of them are done, and check what became of each."""
+    async with platform_and_worker(tmp_path, rules) as (platform, worker):
         jobs = [await platform.book.submit(chat(tokens=["x"] * 10, interval=0.03), call="run") for _ in range(150)]
-        await eventually(lambda: sum(job.status == "COMPLETED" for job in jobs) >= 30)
+        await eventually(lambda: sum(job.status == "COMPLETED" for job in jobs) >= after, within=30)
         worker.terminate() if end == "SIGTERM" else worker.vllm().kill()
-        assert await worker.exit_status() == (0 if end == "SIGTERM" else 1)
+        assert await worker.exit_status(45) == (0 if end == "SIGTERM" else 1)
         states = [job.status for job in jobs]
-        assert states.count("COMPLETED") >= 30
+        assert states.count("COMPLETED") >= after
         assert states.count("IN_QUEUE") >= 30
         assert states.count("FAILED") <= (0 if end == "SIGTERM" else 30)
         assert "IN_PROGRESS" not in states
-        assert all("".join(job.chunks).count('"x"') == 10 for job in jobs if job.status == "COMPLETED")
+        for job in jobs:
+            if job.status == "COMPLETED":
+                assert "".join(job.chunks).count('"x"') == "".join(job.output).count('"x"') == 10
+                assert "".join(job.chunks).endswith("data: [DONE]\n\n")
+            elif job.status == "FAILED":
+                assert code_of(job) == 503
+
+
+@pytest.mark.parametrize("end", ["SIGTERM", "vLLM's death"])
+async def test_a_backlog_goes_to_others_when_a_worker_ends(tmp_path, end):
+    await check_end(tmp_path, end, Rules(hold=1), after=30)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("end", ["SIGTERM", "vLLM's death"])
+async def test_ten_backlogs_on_a_platform_that_stumbles(tmp_path, end, seed):
+    again = [Accident("status", status) for status in (429, 500, 502)]
+    shares = {
+        "take": (0.1, [*again, Accident("odd"), Accident("twice"), Accident("html")]),
+        "stop": (0.1, again),
+        "stream": (0.05, again),
+        "done": (0.1, [*again, Accident("reset"), Accident("reset", after=True)]),
+        "ping": (0.3, again),
+    }
+    rules = Rules(latency={"stream": 0.05, "done": 0.05}, hold=3, accidents=dice(seed, shares))
+    await check_end(tmp_path, end, rules, after=7 * seed)
 
 
 async def test_a_job_that_outlasts_the_drain_fails_as_one_to_send_again(tmp_path):

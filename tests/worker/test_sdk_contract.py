@@ -166,7 +166,6 @@ async def test_jobs_are_asked_for_as_the_sdk_asks(recorder, modules, count, busy
     [
         (200, b'{"id": "a", "input": {}}', "application/json", b'{"id": "a", "input": {}}'),
         (200, b'[{"id": "a", "input": {}}]', "application/json", b'[{"id": "a", "input": {}}]'),
-        (200, b"<html></html>", "text/html", b""),
         (204, b"", "application/json", b""),
         (400, b"", "application/json", b""),
         (429, b"", "application/json", TooManyRequests),

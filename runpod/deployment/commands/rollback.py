@@ -33,7 +33,7 @@ def run(session: Session, options: argparse.Namespace) -> int:
             entries = releases.last_change(api.releases(live.id).releases)
             if entries is None:
                 raise DeployError(f"Endpoint {live.name} has no release to go back to: its first one is live.")
-            before = releases.undo(entries, live.body, models=session.deploy.cached_model)
+            before = releases.undo(entries, live.body)
             models = before.pop(releases.MODELS, None)
             terminal.redact.learn(secret_values(before.get("env") or {}))
             changes = spec.compare(before, live.body)
@@ -50,7 +50,7 @@ def run(session: Session, options: argparse.Namespace) -> int:
                 terminal.ask(f"Take endpoint {live.name} back to the release before?")
             endpoint = send(session, api, body, live)
             if models is not None:
-                session.cache().set(endpoint, models)
+                session.cache(or_else="set it in RunPod's console").set(endpoint, models)
         terminal.say("Your .env still says what was taken back: change it before the next `make deploy`.")
         answer = finish(session, api, endpoint, wait=not options.no_wait)
         session.if_interrupted = ""
