@@ -48,15 +48,15 @@ def read_job(job_input: object, model: str) -> Request:
     * `{"route": "/v1/...", "body": {...}, "method": "POST"}`;
     * `{"messages": [...]}` or `{"prompt": "..."}` with `sampling_params` and `stream`, as RunPod's own vLLM worker.
 
-    A key whose value is null is not there. `model` is filled in where a body names none. What else is in a body is
-    vLLM's to judge. Raises JobError.
+    A key whose value is null is not there; of several of these, the first that says anything counts. `model` is filled
+    in where a body names none. What else is in a body is vLLM's to judge. Raises JobError.
     """
     if not isinstance(job_input, dict):
         raise JobError(400, f"The job's input must be an object, not {_shown(job_input)}.")
     given = {key: value for key, value in job_input.items() if value is not None}
-    if "openai_route" in given or "openai_input" in given:
-        return _request(given.get("openai_route", CHAT), given.get("openai_input"), None, model)
-    if "route" in given:
+    if given.get("openai_route") or given.get("openai_input"):
+        return _request(given.get("openai_route") or CHAT, given.get("openai_input"), None, model)
+    if given.get("route"):
         return _request(given["route"], given.get("body"), given.get("method"), model)
     if "messages" in given or "prompt" in given:
         return _shorthand(given, model)
@@ -65,12 +65,13 @@ def read_job(job_input: object, model: str) -> Request:
 
 
 def _shorthand(given: dict[str, Any], model: str) -> Request:
-    if "messages" in given and "prompt" in given:
-        raise JobError(400, "The job's input must have either messages or prompt, not both.")
+    if "messages" in given:
+        given.pop("prompt", None)
     sampling = given.pop("sampling_params", {})
     if not isinstance(sampling, dict):
         raise JobError(400, f"sampling_params must be an object, not {_shown(sampling)}.", param="sampling_params")
-    return _request(CHAT if "messages" in given else COMPLETIONS, {**sampling, **given}, None, model)
+    body = {**sampling, **given, "stream": bool(given.get("stream"))}
+    return _request(CHAT if "messages" in given else COMPLETIONS, body, None, model)
 
 
 def _request(route: object, body: object, method: object, model: str) -> Request:

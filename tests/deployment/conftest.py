@@ -15,7 +15,8 @@ from unittest import mock
 import pytest
 
 from deploy import main
-from tests.deployment.fake_runpod import KEY, FakeRunpod
+from tests.deployment.fake_calls import KEY
+from tests.deployment.fake_runpod import FakeRunpod
 from tests.support.serving import clean_environment
 
 ROOT = Path(__file__).parents[2]

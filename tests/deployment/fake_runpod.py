@@ -9,47 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import json
 import threading
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
-from jsonschema import Draft202012Validator
-from referencing import Registry
-from referencing.jsonschema import DRAFT202012
+
+from tests.deployment.fake_bodies import BOOT, CREATED_AT, GPUS, billing, diff, gpu_type, in_stock, release
+from tests.deployment.fake_calls import KEY, call, graphql
+from tests.deployment.fake_description import Description
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Json = dict[str, Any]
 
-DESCRIPTION = Path(__file__).with_name("runpod-api-v2.openapi.json")
-KEY = "rpa_STANDINKEY0123456789"
-CREATED_AT = "2026-11-01T00:00:00Z"
 PROBLEM = "application/problem+json"
-
-# What a GPU type looks like in the catalogue: id, pool, GB, USD per hour on serverless.
-GPUS = (
-    ("NVIDIA L4", "AMPERE_24", 24, 0.69),
-    ("NVIDIA RTX A5000", "AMPERE_24", 24, 0.69),
-    ("NVIDIA GeForce RTX 4090", "ADA_24", 24, 1.10),
-    ("NVIDIA A40", "AMPERE_48", 48, 1.22),
-    ("NVIDIA RTX A6000", "AMPERE_48", 48, 1.22),
-    ("NVIDIA L40S", "ADA_48_PRO", 48, 1.90),
-    ("NVIDIA A100 80GB PCIe", "AMPERE_80", 80, 2.72),
-    ("NVIDIA A100-SXM4-80GB", "AMPERE_80", 80, 2.72),
-    ("NVIDIA H100 80GB HBM3", "ADA_80_PRO", 80, 4.18),
-    ("NVIDIA H200", "HOPPER_141", 141, 5.58),
-    ("NVIDIA GeForce RTX 3080", None, 10, None),
-)
-BOOT = (  # what a worker says of itself, poll by poll
-    {"status": "THROTTLED"},
-    {"status": "INITIALIZING", "gpuTypeId": "NVIDIA A40", "dataCenterId": "EU-RO-1"},
-    {"status": "INITIALIZING", "gpuTypeId": "NVIDIA A40", "dataCenterId": "EU-RO-1", "uptimeSeconds": 4},
-    {"status": "IDLE", "gpuTypeId": "NVIDIA A40", "dataCenterId": "EU-RO-1", "uptimeSeconds": 9},
-)
 
 
 @dataclass
@@ -71,26 +48,11 @@ class Failure:
     times: int = 1
 
 
-class Schemas:
-    """Check values against the description's schemas."""
-
-    def __init__(self, description: Json) -> None:
-        self.description = description
-        resource = DRAFT202012.create_resource(description)
-        self._registry = Registry().with_resource("urn:runpod", resource)
-
-    def errors(self, name: str, value: Any) -> list[str]:
-        """Return what is wrong with `value`, each with its path."""
-        schema = {"$ref": f"urn:runpod#/components/schemas/{name}"}
-        found = Draft202012Validator(schema, registry=self._registry).iter_errors(value)
-        return [f"{'.'.join(map(str, error.absolute_path)) or 'body'}: {error.message}" for error in found]
-
-
 class FakeRunpod:
     """RunPod: use as a context manager; `url` is what RUNPOD_API_URL should be."""
 
     def __init__(self) -> None:
-        self.schemas = Schemas(json.loads(DESCRIPTION.read_text(encoding="utf-8")))
+        self.description = Description()
         self.endpoints: dict[str, Json] = {}
         self.releases: dict[str, list[Json]] = {}
         self.booting: dict[str, int] = {}
@@ -128,10 +90,10 @@ class FakeRunpod:
     async def _start(self) -> None:
         application = web.Application()
         # RunPod has these on three hosts; the paths are the same.
-        application.router.add_route("*", r"/v2/{id:ep\d+}/{tail:.*}", self._call)
+        application.router.add_route("*", r"/v2/{id:ep\d+}/{tail:.*}", functools.partial(call, self))
         application.router.add_route("*", "/v2/{tail:.*}", self._api)
-        application.router.add_post("/graphql", self._graphql)
-        application.router.add_route("*", "/balanced/{id}/{tail:.*}", self._call)
+        application.router.add_post("/graphql", functools.partial(graphql, self))
+        application.router.add_route("*", "/balanced/{id}/{tail:.*}", functools.partial(call, self))
         self._runner = web.AppRunner(application, shutdown_timeout=1.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -173,12 +135,10 @@ class FakeRunpod:
         self.requests.append((request.method, path, copy.deepcopy(body)))
         if request.headers.get("Authorization") != f"Bearer {KEY}":
             return _problem(401, "missing bearer token")
-        operation = self._operation(request.method, request.path)
+        operation = self.description.operation(request.method, request.path)
         if operation is None:
             return _problem(404, "no such path")
-        known = {item.get("name") or item["$ref"].rpartition("/")[2] for item in operation.get("parameters", ())}
-        names = {self._parameter(name) for name in known}
-        if unknown := set(request.query) - names:
+        if unknown := set(request.query) - self.description.query_names(operation):
             return _problem(422, "validation failed", [f"query.{name}: unknown" for name in unknown])
         failure = self._failure(request.method, path)
         if failure is not None and failure.delay:
@@ -187,7 +147,7 @@ class FakeRunpod:
             return self._fail(request, failure)
         if "requestBody" in operation:
             schema = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
-            if errors := self.schemas.errors(schema, body):
+            if errors := self.description.errors(schema, body):
                 return _problem(422, "Request validation failed.", errors)
         answer = await self._handle(request, path, body)
         if failure is not None:
@@ -196,20 +156,8 @@ class FakeRunpod:
             return answer
         status = "201" if request.method == "POST" else "200"
         schema = operation["responses"][status]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
-        assert self.schemas.errors(schema, answer) == []
+        assert self.description.errors(schema, answer) == []
         return web.json_response(answer, status=int(status))
-
-    def _operation(self, method: str, path: str) -> Json | None:
-        for template, operations in self.schemas.description["paths"].items():
-            parts, given = template.split("/"), path.split("/")
-            if len(parts) == len(given) and all(p == g or p.startswith("{") for p, g in zip(parts, given, strict=True)):
-                found: Json | None = operations.get(method.lower())
-                return found
-        return None
-
-    def _parameter(self, name: str) -> str:
-        found = self.schemas.description["components"]["parameters"].get(name, {})
-        return str(found.get("name", name))
 
     def _failure(self, method: str, path: str) -> Failure | None:
         found = next((item for item in self.failures if item.method == method and path.startswith(item.path)), None)
@@ -245,9 +193,9 @@ class FakeRunpod:
             case ["GET", "catalog", "gpus"]:
                 if request.query.get("include") == "AVAILABILITY" and "product" not in request.query:
                     return _problem(400, "product is required with include=AVAILABILITY")
-                return {"gpus": [_in_stock(gpu, request.query) for gpu in self.gpus]}
+                return {"gpus": [in_stock(gpu, request.query) for gpu in self.gpus]}
             case ["GET", "billing", "serverless"]:
-                return _billing(request.query["serverlessId"])
+                return billing(request.query["serverlessId"])
             case [method, "network-volumes", volume] if volume in self.volumes:
                 if method == "DELETE":
                     del self.volumes[volume]
@@ -298,7 +246,7 @@ class FakeRunpod:
             **defaults, **body, "id": endpoint_id, "gpu": gpu, "workers": workers, "requestUrls": urls,
             "createdAt": CREATED_AT,
         }  # fmt: skip
-        self.releases[endpoint_id] = [_release(1, [])]
+        self.releases[endpoint_id] = [release(1, [])]
         if workers["min"]:
             self.booting[endpoint_id] = 0
         return self.endpoints[endpoint_id]
@@ -317,10 +265,10 @@ class FakeRunpod:
             return refused
         if merged["gpu"]["minCudaVersion"] == "":
             merged["gpu"]["minCudaVersion"] = None
-        diff = _diff(stored, merged)
-        if diff:
+        changes = diff(stored, merged)
+        if changes:
             releases = self.releases[endpoint_id]
-            releases.insert(0, _release(len(releases) + 1, diff))
+            releases.insert(0, release(len(releases) + 1, changes))
         self.endpoints[endpoint_id] = merged
         return merged
 
@@ -357,98 +305,6 @@ class FakeRunpod:
             await response.write(f"id: {ts}\ndata: {data}\n\n".encode())
         return response
 
-    # ---- the endpoint's own addresses
-
-    async def _call(self, request: web.Request) -> web.StreamResponse:
-        endpoint, way = request.match_info["id"], request.match_info["tail"]
-        body = await request.json() if request.can_read_body else None
-        self.requests.append((request.method, f"/calls/{way}", body))
-        if request.headers.get("Authorization") != f"Bearer {KEY}" or endpoint not in self.endpoints:
-            return web.json_response({"error": "unauthorized"}, status=401)
-        self.booting.setdefault(endpoint, 0)
-        if way == "run":
-            return web.json_response({"id": "job-u1", "status": "IN_QUEUE"})
-        if way == "health":
-            jobs = {"completed": 1, "failed": 0, "inProgress": 0, "inQueue": 1, "retried": 0}
-            return web.json_response({"jobs": jobs, "workers": {"idle": 1, "running": 0}})
-        if way.endswith("v1/chat/completions"):
-            return await self._chat(request, body or {})
-        if way == "ping":
-            return web.json_response({})
-        return web.json_response({"error": f"no such route {way}"}, status=404)
-
-    async def _chat(self, request: web.Request, body: Json) -> web.StreamResponse:
-        wanted = self.endpoints[request.match_info["id"]]["env"]["SERVE_SERVED_MODEL_NAME"]
-        if body["model"] != wanted:
-            return web.json_response({"error": {"message": "no such model", "code": 404}}, status=404)
-        choice = {"index": 0, "finish_reason": "stop"}
-        common = {"id": "chatcmpl-1", "created": 1, "model": body["model"]}
-        if not body.get("stream"):
-            message = {"role": "assistant", "content": self.answer}
-            whole = {**common, "object": "chat.completion", "choices": [{**choice, "message": message}]}
-            return web.json_response(whole)
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        chunk = {**common, "object": "chat.completion.chunk"}
-        chunk["choices"] = [{**choice, "delta": {"content": self.answer}}]
-        await response.write(f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode())
-        return response
-
-    # ---- GraphQL, as far as cached models need it
-
-    async def _graphql(self, request: web.Request) -> web.Response:
-        body = await request.json()
-        self.requests.append(("POST", "/graphql", copy.deepcopy(body)))
-        if request.headers.get("Authorization") != f"Bearer {KEY}":
-            return web.json_response({"errors": [{"message": "unauthorized"}]}, status=401)
-        if "saveEndpoint" in body["query"]:
-            saved = body["variables"]["input"]
-            self.saved.append(saved)
-            old = self.model_references.get(saved["id"], [])
-            new = saved["modelReferences"]
-            self._release_models(saved["id"], old, new)
-            if self.commit:
-                resolved = [f"{reference.rpartition(':')[0]}:{self.commit}" for reference in new]
-                self._release_models(saved["id"], new, resolved)
-                new = resolved
-            self.model_references[saved["id"]] = new
-            return web.json_response({"data": {"saveEndpoint": {"id": saved["id"], "modelReferences": []}}})
-        endpoints = [
-            {
-                "id": item["id"],
-                "name": item["name"],
-                "templateId": f"template-of-{item['id']}",
-                "gpuIds": ",".join(item["gpu"]["pools"]),
-                "gpuCount": item["gpu"]["count"],
-                "instanceIds": None,
-                "workersMin": item["workers"]["min"],
-                "workersMax": item["workers"]["max"],
-                "idleTimeout": item["workers"].get("idleTimeout"),
-                "modelReferences": self.model_references.get(item["id"], []),
-            }
-            for item in self.endpoints.values()
-        ]
-        return web.json_response({"data": {"myself": {"endpoints": endpoints}}})
-
-    def _release_models(self, endpoint: str, old: list[str], new: list[str]) -> None:
-        releases = self.releases[endpoint]
-        diff = [{"field": "modelReferences", "old": old, "new": new}]
-        releases.insert(0, _release(len(releases) + 1, diff))
-
-
-def _in_stock(gpu: Json, query: Any) -> Json:
-    """Return a GPU type with what is in stock of it for this query."""
-    limits = gpu.get("_stock", {})
-    level = limits.get("availability", gpu["availability"])
-    count, cuda = int(query.get("count", 1)), query.get("minCudaVersion", "0")
-    if count > limits.get("count", 99) or float(cuda) > float(limits.get("cuda", 99)):
-        level = "NONE"
-    shown = {name: value for name, value in gpu.items() if name != "_stock"} | {"availability": level}
-    centers = limits.get("centers")
-    if centers is not None and level != "NONE":
-        shown["dataCenters"] = [{"id": name, "name": name, "availability": level} for name in centers]
-    return shown
-
 
 def _problem(
     status: int, detail: str, errors: list[str] | None = None, headers: dict[str, str] | None = None
@@ -469,44 +325,3 @@ def _refused(body: Json) -> web.Response | None:
     if unknown := set(body["gpu"]["pools"]) - {gpu[1] for gpu in GPUS}:
         return _problem(422, "Request validation failed.", [f"gpu.pools: unknown pool {min(unknown)}"])
     return None
-
-
-def _diff(old: Json, new: Json) -> list[Json]:
-    """Name changes as RunPod does: what is in the template by its inner name, the rest by the API's."""
-    inner = {"image": "template.imageName", "env": "template.env", "disk": "template.containerDiskInGb"}
-    diff = []
-    for name in sorted({*old, *new}):
-        before, after = old.get(name), new.get(name)
-        if name in ("workers", "gpu") and before != after:
-            diff += [
-                {"field": f"{name}.{part}", "old": before.get(part), "new": after.get(part)}
-                for part in sorted(before.keys() | after.keys())
-                if before.get(part) != after.get(part)
-            ]
-        elif before != after:
-            diff.append({"field": inner.get(name, name), "old": before, "new": after})
-    return diff
-
-
-def _release(version: int, diff: list[Json]) -> Json:
-    return {
-        "id": f"release{version}", "version": version, "source": "MANUAL", "workerCount": 0,
-        "createdAt": CREATED_AT, "diff": diff,
-    }  # fmt: skip
-
-
-def gpu_type(gpu: str, pool: str | None, memory: int, price: float | None) -> Json:
-    serverless = {} if price is None else {"serverless": price}
-    return {
-        "id": gpu, "name": gpu.removeprefix("NVIDIA "), "pool": pool, "manufacturer": "NVIDIA", "memory": memory,
-        "secure": True, "community": False, "price": {"secure": 1.0, "community": 0.0, **serverless},
-        "maxCount": {"secure": 8, "community": 0}, "availability": "HIGH",
-    }  # fmt: skip
-
-
-def _billing(endpoint: str) -> Json:
-    span = {"startTime": CREATED_AT, "endTime": "2026-11-02T00:00:00Z"}
-    amounts = {"totalAmount": 1.5, "gpuAmount": 1.4, "cpuAmount": 0.0, "diskAmount": 0.1, "feeAmount": 0.0}
-    query = {**span, "bucketSize": "day", "serverlessId": endpoint}
-    metadata = {"query": query, "recordCount": 1, "uniqueServerlessCount": 1, "totals": amounts}
-    return {"records": [{**span, **amounts, "serverlessId": endpoint}], "metadata": metadata}

@@ -17,7 +17,9 @@ from deployment.pools import live_pools
 from deployment.settings import DeploySettings
 from deployment.spec import HEALTH_PORT, HTTP_PORT, Change, compare
 from serving.hardware.rented import POOLS
-from tests.deployment.fake_runpod import GPUS, KEY, Failure, gpu_type
+from tests.deployment.fake_bodies import GPUS, gpu_type
+from tests.deployment.fake_calls import KEY
+from tests.deployment.fake_runpod import Failure
 from worker.settings import WorkerSettings
 
 # Prices per second as RunPod publishes them, and the column of prices per hour beside them.

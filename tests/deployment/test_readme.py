@@ -12,7 +12,7 @@ import time
 import pytest
 
 from tests.deployment.conftest import IMAGE, ROOT
-from tests.deployment.fake_runpod import KEY
+from tests.deployment.fake_calls import KEY
 from tests.support.serving import clean_environment
 
 DEPLOY = (ROOT / "runpod" / "README.md").read_text(encoding="utf-8")

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from tests.deployment.fake_runpod import KEY, Failure
+from tests.deployment.fake_calls import KEY
+from tests.deployment.fake_runpod import Failure
 
 UP = ("up", "--yes", "--no-wait")
 

@@ -10,7 +10,9 @@ import pytest
 from emulation.accidents import Accident, dice
 from emulation.endpoint import Emulator
 from emulation.rules import Rules
+from tests.support.in_process import looping
 from tests.support.worker import chat, eventually, is_gone, platform_and_worker, run_job, running_worker
+from worker.job_error import JobError
 
 
 async def start_stream(platform, **script):
@@ -41,19 +43,22 @@ async def test_sigterm_lets_jobs_finish_takes_no_other_and_leaves_nothing(tmp_pa
         await eventually(lambda: all(map(is_gone, family)))
 
 
-async def test_an_idle_worker_awaits_its_poll_and_does_what_that_brings(tmp_path):
-    async with platform_and_worker(tmp_path, Rules(hold=3)) as (platform, worker):
-        worker.terminate()
-        await eventually(lambda: "Told to stop" in worker.log)
-        late = await platform.book.submit(chat(interval=0.05), call="run")
-        assert await worker.exit_status(within=20) == 0
+async def test_an_idle_worker_awaits_its_poll_and_does_what_that_brings():
+    async with looping(Rules(hold=3)) as worker:
+        await worker.platform.workers.taking.wait()
+        end = asyncio.create_task(worker.jobs.finish(20.0, JobError(503, "out of time")))
+        await asyncio.sleep(0)
+        late = await worker.submit(chat(interval=0.05))
+        await end
         assert late.status == "COMPLETED"
 
 
-async def test_a_poll_that_brings_nothing_is_given_up_before_the_drains_end(tmp_path):
-    async with platform_and_worker(tmp_path, Rules(hold=60), WORKER_DRAIN_TIMEOUT="2") as (_, worker):
-        worker.terminate()
-        assert await worker.exit_status(within=20) == 0
+async def test_a_poll_that_brings_nothing_is_given_up_before_the_drains_end():
+    async with looping(Rules(hold=60)) as worker:
+        await worker.platform.workers.taking.wait()
+        begin = asyncio.get_running_loop().time()
+        await worker.jobs.finish(1.0, JobError(503, "out of time"))
+        assert asyncio.get_running_loop().time() - begin < 30
 
 
 async def check_end(tmp_path, end, rules, after):
@@ -143,18 +148,10 @@ async def test_vllms_death_fails_the_jobs_in_flight_and_ends_the_worker(tmp_path
 
 async def test_a_crowd_of_streams_fails_whole_when_vllm_dies(tmp_path):
     async with platform_and_worker(tmp_path) as (platform, worker):
-        jobs = await asyncio.gather(*(start_stream(platform, tokens=["x"] * 2000) for _ in range(30)))
-        await asyncio.sleep(0.5)
-        worker.vllm().kill()
-        assert all(await asyncio.gather(*(job.finish(4) for job in jobs)))
+        jobs = [*await asyncio.gather(*(start_stream(platform, tokens=["x"] * 2000) for _ in range(29)))]
+        jobs.append(await platform.book.submit(chat(crash_after=3, interval=0.05), call="run"))  # by itself
+        assert all(await asyncio.gather(*(job.finish(20) for job in jobs)))
         assert {code_of(job) for job in jobs} == {503}
-        assert await worker.exit_status(within=10) == 1
-
-
-async def test_a_vllm_that_ends_by_itself_in_a_stream_counts_as_dead(tmp_path):
-    async with platform_and_worker(tmp_path) as (platform, worker):
-        job = await run_job(platform, chat(crash_after=3, interval=0.05))
-        assert code_of(job) == 503
         assert await worker.exit_status(within=10) == 1
 
 
@@ -216,12 +213,13 @@ async def test_pings_go_on_and_name_the_jobs_in_flight(tmp_path):
         await eventually(lambda: any(job.id == ping.get("job_id") for ping in platform.workers.pings))
 
 
-@pytest.mark.parametrize(("setting", "taken"), [({}, 30), ({"MAX_CONCURRENCY": "3"}, 3)])
-async def test_so_many_jobs_are_taken_and_no_more(tmp_path, setting, taken):
-    async with platform_and_worker(tmp_path, **setting) as (platform, _):
-        jobs = [await platform.book.submit(chat(delay=2), call="run") for _ in range(40)]
-        await asyncio.sleep(1.5)
-        assert sum(job.status == "IN_PROGRESS" for job in jobs) == taken
+async def test_so_many_jobs_are_taken_and_no_more(tmp_path):
+    async with platform_and_worker(tmp_path, MAX_CONCURRENCY="3") as (platform, worker):  # the official worker's name
+        jobs = [await platform.book.submit(chat(delay=2), call="run") for _ in range(9)]
+        await eventually(lambda: sum(job.status == "IN_PROGRESS" for job in jobs) == 3)
+        await asyncio.sleep(0.5)
+        assert sum(job.status == "IN_PROGRESS" for job in jobs) == 3
+        assert "WORKER_MAX_CONCURRENCY is set to the same" in worker.log
 
 
 async def test_the_main_process_stays_small(tmp_path):

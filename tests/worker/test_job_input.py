@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.job_error import JobError
@@ -84,7 +84,6 @@ def test_an_input_that_says_nothing_is_refused(job):
         "v1/models",
         "/V1/MODELS",
         " /v1/models",
-        "",
         7,
         ["/v1/models"],
         {"/v1/models": 1},
@@ -122,7 +121,6 @@ def test_a_body_over_the_limit_is_refused_before_it_is_sent():
 @pytest.mark.parametrize(
     "job",
     [
-        {"messages": [], "prompt": "x"},
         {"prompt": "x", "sampling_params": "hot"},
         {"prompt": "half of a pair: \ud800"},
     ],
@@ -171,6 +169,55 @@ def test_what_the_official_worker_takes_is_taken(job_input, wanted):
     request = read_job(job_input, MODEL)
     assert (request.method, request.route) == wanted
     assert request.body is None or "prompt" not in json.loads(request.body) or wanted[1] == "/v1/completions"
+
+
+def official(job):
+    """Return what RunPod's own worker makes of a job: (method, route, body), None if nothing."""
+    if job.get("openai_input"):
+        return "POST", job.get("openai_route") or "/v1/chat/completions", job["openai_input"]
+    if job.get("openai_route"):
+        return "GET", job["openai_route"], None
+    if job.get("route"):
+        method = job.get("method") or ("POST" if job.get("body") else "GET")
+        return method.upper(), job["route"], job.get("body")
+    kind = next((kind for kind in ("messages", "prompt") if job.get(kind) is not None), None)
+    if kind is None:
+        return None
+    body = {**(job.get("sampling_params") or {}), "stream": bool(job.get("stream", False)), kind: job[kind]}
+    return "POST", "/v1/chat/completions" if kind == "messages" else "/v1/completions", body
+
+
+BODIES = st.none() | st.dictionaries(
+    st.sampled_from(["stream", "model", "messages", "n"]), st.sampled_from([True, "x"])
+)
+SOME_ROUTES = st.sampled_from([None, "", "/v1/chat/completions", "/v1/models", "/health", "/tokenize"])
+JOBS = st.fixed_dictionaries(
+    {},
+    optional={
+        "openai_route": SOME_ROUTES,
+        "openai_input": BODIES,
+        "route": SOME_ROUTES,
+        "body": BODIES,
+        "method": st.sampled_from([None, "", "POST", "post", "get"]),
+        "messages": st.sampled_from([None, [], [{"role": "user", "content": "x"}]]),
+        "prompt": st.sampled_from([None, "", "x"]),
+        "sampling_params": BODIES,
+        "stream": st.sampled_from([None, True, False, "yes"]),
+    },
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(JOBS)
+def test_what_the_official_worker_makes_of_a_job_is_what_ours_makes(job):
+    wanted = official(job)
+    if wanted is None or ROUTES.get(wanted[1]) != wanted[0] or not isinstance(wanted[2], dict | None):
+        return
+    request = read_job(job, MODEL)
+    assert (request.method, request.route) == wanted[:2]
+    body = json.loads(request.body) if request.body is not None else None
+    if request.method == "POST":
+        assert {"model": MODEL, **(wanted[2] or {})}.items() <= body.items()
 
 
 @given(base=st.sampled_from([job for job, _ in OFFICIAL]), names=st.sets(st.sampled_from(KEYS)))

@@ -12,8 +12,7 @@ from tests.support.worker import Worker, worker_environment
 QUESTION = {"messages": [{"role": "user", "content": "hello"}]}
 
 
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("source", ["flag", "file"])
+@pytest.mark.parametrize(("source", "stream"), [("flag", False), ("file", True)])
 async def test_one_job_of_this_machine_is_answered(tmp_path, source, stream):
     job = json.dumps({"input": QUESTION | {"stream": stream}})
     if source == "file":
