@@ -62,7 +62,7 @@ TAKE_KINDS = ("odd", "only-odd", "empty", "twice", "text", "more", "html", "brok
 
 
 def none(_call: str) -> Accident | None:
-    """Let nothing happen."""
+    """Return no accident."""
     return None
 
 

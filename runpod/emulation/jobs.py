@@ -24,7 +24,7 @@ RESULT_KEPT = {"run": 1800.0, "runsync": 60.0}
 
 @dataclass(eq=False)
 class Job:
-    """Hold one job from its submission until its result expires. Times are of the monotonic clock, in seconds."""
+    """One job, from its submission until its result expires. Times are of the monotonic clock, in seconds."""
 
     id: str
     input: Any
@@ -46,7 +46,7 @@ class Job:
 
     @property
     def final(self) -> bool:
-        """Tell whether the job's state will not change any more."""
+        """Whether the job's state will not change any more."""
         return self.status in FINAL
 
     def touch(self) -> None:
@@ -97,7 +97,7 @@ class Job:
 
 
 class JobBook:
-    """Keep all jobs, hand them to workers in order, and follow the platform's clocks."""
+    """All jobs: handed to workers in order, and subject to the platform's clocks."""
 
     def __init__(self) -> None:
         self.jobs: dict[str, Job] = {}

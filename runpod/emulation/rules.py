@@ -51,7 +51,7 @@ class Rules:
     _open: dict[str, int] = field(default_factory=dict)
 
     async def delay(self, call: str) -> None:
-        """Let the latency of one call pass."""
+        """Wait for the latency of one call."""
         if seconds := self.latency.get(call, 0.0):
             await asyncio.sleep(seconds)
 

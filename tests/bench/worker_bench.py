@@ -143,7 +143,7 @@ def figures(jobs: list[Job], load: Load, cpu: float, posts: int) -> Figures:
 
 
 async def main() -> None:
-    """Be the program."""
+    """Run the program."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--streams", type=int, nargs="+", default=[30, 4])

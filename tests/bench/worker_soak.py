@@ -73,7 +73,7 @@ async def soak(jobs: int) -> int:
 
 
 def main() -> int:
-    """Be the program."""
+    """Run the program."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--jobs", type=int, default=20_000)
     return asyncio.run(soak(parser.parse_args().jobs))

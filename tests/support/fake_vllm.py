@@ -1,4 +1,4 @@
-"""Stand in for the `vllm` program: the same command line, the same routes, answers that a test scripts.
+"""A stand-in for the `vllm` program: the same command line, the same routes, answers that a test scripts.
 
 `install(folder)` writes an executable for SERVE_ENGINE. A request scripts its own answer with an object `fake` in its
 body (`Script` lists what it may hold); without one the answer is a few tokens. `GET /fake` tells what arrived.
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Script:
-    """Say how one request is answered."""
+    """How one request is answered."""
 
     tokens: list[str] = field(default_factory=lambda: ["The", " capital", " of", " France", " is", " Paris", "."])
     interval: float = 0.0  # seconds between two events
@@ -51,7 +51,7 @@ class Script:
 
 @dataclass
 class State:
-    """Hold what the tests look at."""
+    """What the tests look at."""
 
     model: str
     requests: list[dict[str, Any]] = field(default_factory=list)

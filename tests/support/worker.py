@@ -147,7 +147,7 @@ def chat(**script: Any) -> dict[str, Any]:
 
 
 def is_gone(process: psutil.Process) -> bool:
-    """Tell whether a process has ended (a zombie whose parent has not looked yet counts)."""
+    """Whether a process has ended (a zombie whose parent has not looked yet counts)."""
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

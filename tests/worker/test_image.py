@@ -37,7 +37,7 @@ def arguments():
 
 
 def ignored(path):
-    """Tell whether the build context leaves a path of the repository out: the last rule that matches counts."""
+    """Whether the build context leaves a path of the repository out: the last rule that matches counts."""
     left_out = False
     for rule in (ROOT / "runpod" / "Dockerfile.dockerignore").read_text().splitlines():
         pattern = rule.lstrip("!").removeprefix("**/")

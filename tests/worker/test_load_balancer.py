@@ -36,7 +36,7 @@ class Balanced:
             return None
 
     async def is_ready(self):
-        """Tell whether the balancer would send requests."""
+        """Whether the balancer would send requests."""
         return await self.ping() == 200
 
     async def ask(self, key=None, **fake):

@@ -61,7 +61,7 @@ def test_a_volume_does_not_hide_weights_in_the_image(tmp_path):
 
 @contextlib.contextmanager
 def as_the_image_s_user():
-    """Be another user than root where the tests are root's, to whom no folder is closed."""
+    """Run as another user than root where the tests are root's, to whom no folder is closed."""
     root = os.geteuid() == 0
     if root:
         os.seteuid(10001)
