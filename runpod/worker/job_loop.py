@@ -33,13 +33,13 @@ ERROR_S = 1.0
 EMPTY_S = 0.25
 # A job that an open poll brings later than this before the drain's end could not be finished any more.
 LAST_TAKE_S = 5.0
-# Where nothing can be finished any more: an answer that is on its way already is still awaited.
-DELIVERY_S = 1.0
+# A poll that is given up may have begun to be answered: its jobs would be nobody's.
+DELIVERY_S = 0.05
 # At the end: for the posts that are under way, and then for the error of each job to reach the platform.
 POSTS_S = 3.0
 LAST_POSTS_S = 10.0
-# For the event that tells a stream's reader of an error, which the job's result will say, too.
-ERROR_EVENT_S = 5.0
+# For a part that the job's result will hold, too: a whole answer, or the event that tells a reader of an error.
+OFFER_S = 5.0
 
 
 class JobLoop:
@@ -106,7 +106,7 @@ class JobLoop:
         end = time.monotonic() + drain
         await self._await_poll(max(drain / 2, drain - LAST_TAKE_S))
         await self._await_jobs(end - time.monotonic())
-        if self._jobs:
+        if self._jobs and drain:
             logger.warning("%d jobs were not finished in %g s", len(self._jobs), drain)
         self.condemn(verdict)
         await self._await_jobs(POSTS_S)
@@ -195,8 +195,8 @@ class JobLoop:
             await asyncio.sleep(pause)
 
     def _begin(self, job: Taken) -> None:
-        if job.id in self._ending:
-            # Its end is being posted, and may be known already: somebody asks for it again.
+        if job.id in self._ending or job.id in self._stopped:
+            # It is over, which may be known already: somebody asks for it again.
             self._again[job.id] = job
             return
         if job.id in self._jobs:
@@ -245,9 +245,7 @@ class JobLoop:
             logger.exception("Job %s", job.id)
             error = JobError(500, f"The worker failed at this job: {type(unknown).__name__}.")
         if request is not None and request.stream and not error.sent:
-            with contextlib.suppress(Undelivered, TimeoutError):
-                async with asyncio.timeout(ERROR_EVENT_S):
-                    await self._delivery.chunk(job.id, msgspec.json.encode(error.as_event(request.route)))
+            await self._offer(job.id, msgspec.json.encode(error.as_event(request.route)))
         return msgspec.json.encode(error.as_output())
 
     async def _forward(self, job_id: str, part: object, result: Result, request: Request) -> None:
@@ -256,9 +254,13 @@ class JobLoop:
         if request.stream:
             await self._delivery.chunk(job_id, encoded)
         elif len(encoded) < CHUNK_LIMIT - 100:
-            # The result holds all of it: one that this post loses is not lost.
-            with contextlib.suppress(Undelivered):
-                await self._delivery.chunk(job_id, encoded)
+            await self._offer(job_id, encoded)
+
+    async def _offer(self, job_id: str, part: bytes) -> None:
+        """Post a part that is not lost if this post is: the result holds it, too."""
+        with contextlib.suppress(Undelivered, TimeoutError):
+            async with asyncio.timeout(OFFER_S):
+                await self._delivery.chunk(job_id, part)
 
 
 class Result:

@@ -74,8 +74,10 @@ async def live(jobs: JobLoop, watch: VllmWatch, drain_timeout: float) -> int:
             if not failed.done():
                 return 0
             verdict = JobError(503, f"{failed.result()}; send the request again.")
-            jobs.condemn(verdict)
-            end = end or asyncio.create_task(jobs.finish(0, verdict))
+            if end is None:  # first nothing more is taken, then the jobs in flight fail
+                end = asyncio.create_task(jobs.finish(0, verdict))
+            else:
+                jobs.condemn(verdict)
             await asyncio.wait({end, now}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             tasks = [task for task in (stop, now, failed, end) if task is not None]

@@ -9,14 +9,12 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Self
 
-from serving.engine.watchdog import Watchdog, look
+from serving.engine.watchdog import EVERY_S, Watchdog, look
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from serving.engine.process import Engine
-
-EVERY_S = 2.0
 
 
 class VllmWatch:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 # As the real ones, in a fiftieth of the time.
 QUICK = Patience(first=0.005, longest=0.02, chunk=0.5, result=5.0)
 PAUSES = {
-    "TOO_MANY_S": 0.02, "ERROR_S": 0.02, "EMPTY_S": 0.01, "LAST_TAKE_S": 0.2, "DELIVERY_S": 0.2, "POSTS_S": 0.3,
-    "ERROR_EVENT_S": 0.5,
+    "TOO_MANY_S": 0.02, "ERROR_S": 0.02, "EMPTY_S": 0.01, "LAST_TAKE_S": 0.2, "POSTS_S": 0.3,
+    "OFFER_S": 0.5,
 }  # fmt: skip
 
 

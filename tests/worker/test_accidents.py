@@ -203,6 +203,19 @@ async def test_a_job_that_is_asked_for_again_at_its_very_end_runs_again():
         assert job.retries == 1
 
 
+async def test_a_job_that_is_stopped_and_asked_for_again_at_once_runs_again():
+    async with looping(Rules(hold=5, latency={"stream": 0.05}), concurrency=2) as loop:
+        job = await loop.submit(chat(tokens=words(1) * 50, interval=0.02))
+        while not job.chunks:
+            await job.change()
+        await loop.platform.book.stop(job, "TIMED_OUT")
+        await loop.platform.book.retry(job)
+        assert await job.finish(20)
+        assert job.status == "COMPLETED"
+        assert texts(job.chunks)[0] == "".join(words(1) * 50)
+        assert len(loop.vllm.requests) == 2
+
+
 async def test_a_post_that_hangs_does_not_keep_the_end_from_being_told():
     hanging = Rules(hold=0.1, accidents=scripted({"stream": [None, *[HANG] * 3]}))
     async with looping(hanging) as loop:

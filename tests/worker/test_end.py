@@ -140,7 +140,7 @@ async def test_vllms_death_fails_the_jobs_in_flight_and_ends_the_worker(tmp_path
         assert "vLLM has died" in stream.error
         assert "vLLM has died" in stream.chunks[-1]
         assert await worker.exit_status(within=10) == 1
-        assert late.status == "IN_QUEUE" or code_of(late) == 503
+        assert late.status == "IN_QUEUE"  # another worker's
         assert "vLLM has died: " in worker.log.splitlines()[-1]
         assert [ping for ping in platform.workers.pings if ping.get("status") == "unhealthy"]
         await eventually(lambda: all(map(is_gone, family)))
