@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -130,7 +131,8 @@ def _let_sleep(api: RunpodApi, endpoint: Endpoint, job: str | None) -> None:
     """Take the waking job back: while it waits, RunPod goes on starting workers for it."""
     urls = endpoint.request_urls
     if job is not None and urls.run:
-        api.call_url(Nothing, "POST", f"{urls.run.removesuffix('/run')}/cancel/{job}", timeout=10.0)
+        with contextlib.suppress(DeployError):  # why the wait has ended is of more use than why this failed
+            api.call_url(Nothing, "POST", f"{urls.run.removesuffix('/run')}/cancel/{job}", timeout=10.0)
 
 
 def _bill(endpoint: Endpoint) -> str:

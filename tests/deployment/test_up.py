@@ -95,10 +95,12 @@ def test_what_the_console_changed_is_changed_back(deploy, runpod):
 def test_only_what_belongs_to_the_worker_travels(deploy, runpod):
     here = {"SERVE_ENGINE": "/opt/vllm", "SERVE_GPUS": "1x NVIDIA L4", "SERVE_HOST": "127.0.0.1", "SERVE_PORT": "9000"}
     ran = deploy(
-        *UP, SERVE_LOG_FILE="vllm.log", SERVE_CONTEXT="16384", WORKER_DRAIN_TIMEOUT="50", LLM_TEMPERATURE="0.2", **here
-    )
+        *UP, SERVE_LOG_FILE="vllm.log", SERVE_CONTEXT="16384", WORKER_DRAIN_TIMEOUT="50", LLM_TEMPERATURE="0.2",
+        MODEL_NAME="org/another", **here,
+    )  # fmt: skip
 
     assert ran.status == 0, ran.text
+    assert "MODEL_NAME is a variable of RunPod's own vLLM worker and does nothing here: set SERVE_MODEL." in ran.err
     env = runpod.only["env"]
     assert not {*here, "SERVE_LOG_FILE", "LLM_TEMPERATURE", "DEPLOY_IMAGE", "RUNPOD_API_KEY"} & env.keys()
     assert env["SERVE_CONTEXT"] == "16384"

@@ -37,7 +37,7 @@ HARMLESS = {
 }  # fmt: skip
 # What cannot be mended on a stream's post: what has been said is lost or may be said twice.
 FATAL = [RESET, RESET_AFTER, HANG, HANG_AFTER]
-quick = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def words(number):
@@ -201,6 +201,15 @@ async def test_a_job_that_is_asked_for_again_at_its_very_end_runs_again():
         await loop.platform.book.retry(job)  # while the worker still repeats the first result
         assert await job.finish(10)
         assert job.retries == 1
+
+
+async def test_a_platform_that_knows_no_streams_and_no_stops_gets_whole_answers():
+    """RunPod's Hub tests an image with a platform that has job-take and job-done alone."""
+    unknown = dice(0, {call: (1.0, [Accident("status", 404)]) for call in ("stream", "stop", "ping")})
+    async with looping(Rules(hold=0.1, accidents=unknown), concurrency=1) as loop:
+        job = await loop.submit(chat(tokens=words(0), stream=False))
+        assert await job.finish(20)
+        check_completed(job, 0)
 
 
 async def test_a_job_that_is_stopped_and_asked_for_again_at_once_runs_again():
