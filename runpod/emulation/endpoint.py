@@ -15,6 +15,8 @@ from emulation.worker_side import WorkerSide
 
 BODY_LIMIT = 64 << 20
 SWEEP_S = 0.25
+# What was accepted last becomes a connection in a few turns of the loop, and only then can it be closed.
+ACCEPTED_S = 0.01
 
 
 class Emulator:
@@ -85,6 +87,9 @@ class Emulator:
         with contextlib.suppress(asyncio.CancelledError):
             await self._sweeper
         await self.webhooks.close()
+        for site in list(self._runner.sites):
+            await site.stop()
+        await asyncio.sleep(ACCEPTED_S)
         await self._runner.cleanup()
 
     async def _sweep(self) -> None:
