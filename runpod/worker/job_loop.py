@@ -83,6 +83,7 @@ class JobLoop:
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
+        self._leaving = True
         self._again.clear()
         self._stopped.update(self._jobs)
         await _cancel([*self._polls, *self._jobs.values()])
@@ -171,7 +172,8 @@ class JobLoop:
         while not self._leaving and (left := end - time.monotonic()) > 0:
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), left)
+                async with asyncio.timeout(left):  # `wait_for` of Python 3.11 may swallow a cancellation
+                    await self._changed.wait()
 
     async def _stop_jobs(self) -> None:
         while True:

@@ -153,20 +153,24 @@ class Relay:
         return self._session
 
     async def _explain(self, error: Exception) -> JobError:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._condemned.wait(), EXPLANATION_S)
+        await self._await_verdict(EXPLANATION_S)
         if self._verdict is None and not await self._listens():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._condemned.wait(), DEATH_S)
+            await self._await_verdict(DEATH_S)
         if self._verdict is not None:
             return self._verdict
         logger.warning("The connection to vLLM broke: %s", type(error).__name__)
         return JobError(502, "The connection to vLLM broke before the answer was whole; send the request again.")
 
+    async def _await_verdict(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):  # `wait_for` of Python 3.11 may swallow a cancellation
+                await self._condemned.wait()
+
     async def _listens(self) -> bool:
         url = urlsplit(self.origin)
         try:
-            _, writer = await asyncio.wait_for(asyncio.open_connection(url.hostname, url.port), 1)
+            async with asyncio.timeout(1):
+                _, writer = await asyncio.open_connection(url.hostname, url.port)
         except (OSError, TimeoutError):
             return False
         writer.close()
