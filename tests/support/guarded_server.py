@@ -15,13 +15,15 @@ waiting = 0
 
 
 async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """POST waits; GET /release lets go all that wait, /open those to come too, /waiting counts; /name: whose key."""
+    """POST waits; GET /release lets go all that wait, /open those to come too; the rest says what is seen inside."""
     global waiting
     if scope["type"] != "http":
         return
     body = scope["state"]["key_name"].encode()
     if scope["path"] == "/metrics":
         body = prometheus_client.generate_latest()
+    elif scope["path"] == "/asked":
+        body = b", ".join(value for name, value in scope["headers"] if name in (b"authorization", b"x-api-key"))
     elif scope["path"] == "/waiting":
         body = str(waiting).encode()
     elif scope["path"] == "/open":

@@ -52,6 +52,7 @@ class ApiKeyGuard:
             raise RuntimeError("ApiKeyGuard needs a key in VLLM_API_KEY, or a file of keys in SERVE_API_KEYS_FILE")
         self.app = app
         self._operator = Key(OPERATOR, digest(key.encode())) if key else None
+        self._header = (b"authorization", b"Bearer " + key.encode()) if key else None
         self._file = KeyFile(Path(file)) if file else None
         self._limits = Limits(Path(os.environ.get("SERVE_API_KEYS_STATE") or f"{file}.state")) if file else None
         self._open = OPEN_PATHS
@@ -72,6 +73,7 @@ class ApiKeyGuard:
             await _refuse(scope, receive, send, 401, "Unauthorized", MISSING, (b"www-authenticate", b"Bearer"))
             return
         scope.setdefault("state", {})["key_name"] = key.name
+        scope = self._as_vllm_asks(scope)
         if scope.get("method") in NOT_COUNTED:
             await self.app(scope, receive, send)
             return
@@ -95,6 +97,13 @@ class ApiKeyGuard:
             return True
         names = {name for name, _ in scope["headers"]}
         return scope["method"] == "OPTIONS" and {b"origin", b"access-control-request-method"} <= names
+
+    def _as_vllm_asks(self, scope: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        """Return the request with the one key that vLLM's own check knows, which it takes as a Bearer alone."""
+        if self._header is None:
+            return scope
+        others = [(name, value) for name, value in scope["headers"] if name not in (b"authorization", b"x-api-key")]
+        return {**scope, "headers": [*others, self._header]}
 
     def _key(self, scope: MutableMapping[str, Any]) -> Key | None:
         """Return the key that the request bears. Every known key is compared, whichever fits."""

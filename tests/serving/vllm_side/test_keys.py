@@ -183,6 +183,15 @@ async def test_the_places_of_a_server_that_was_killed_are_free_again(servers):
         assert await work(session, urls[1]) == (200, None)
 
 
+async def test_vllms_own_check_meets_the_key_that_it_knows_whichever_was_sent(servers):
+    file, _, urls = servers
+    write(file, Key("ann", digest(b"a")))
+    async with aiohttp.ClientSession() as session:
+        for headers in ({"x-api-key": "a"}, {"Authorization": "bearer a"}, {"x-api-key": "the-operators"}):
+            async with session.get(urls[0] + "/asked", headers=headers) as response:
+                assert await response.text() == "Bearer the-operators"
+
+
 async def test_a_removed_key_is_refused_at_once_and_the_others_and_their_names_stay(servers):
     file, _, urls = servers
     write(file, Key("ann", digest(b"a")), Key("bob", digest(b"b")))
