@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shlex
 import threading
 import xml.etree.ElementTree as ET
 
@@ -26,7 +27,7 @@ from serving.bench.table import show, show_two
 from serving.bench.web_page import page
 from serving.errors import ConfigurationError
 from tests.support.fake_openai import FakeOpenAI, models, piece, reply
-from tests.support.serving import clean_environment
+from tests.support.serving import ROOT, clean_environment
 
 HOSTILE = "<script>alert(1)</script>\"'&\x1b]0;owned\x07"
 
@@ -219,6 +220,14 @@ def test_the_command_asks_for_what_it_says_and_shows_what_it_found(bench, server
     assert kept.commit is None or re.fullmatch(r"[0-9a-f]{7,}\+?", kept.commit)
     status, out, _ = bench("--compare", str(made[1]), str(made[1]))
     assert (status, out.count("+0%")) == (0, 6)
+
+
+def test_the_readmes_command_works(bench, tmp_path):
+    [line] = re.findall(r'^make bench ARGS="(.*)"$', (ROOT / "serving" / "README.md").read_text(), re.MULTILINE)
+    status, out, _ = bench(*shlex.split(line), "--users", "1", "--seconds", "0.2", "--answer", "8")
+    assert status == 0
+    assert "a first token below 500 ms and 20 tokens/s each" in out
+    assert len(list((tmp_path / "bench-results").iterdir())) == 3
 
 
 def test_json_stands_alone_on_stdout(bench, server):

@@ -122,6 +122,12 @@ async def test_a_line_says_all_of_a_request_but_its_text(log):
     assert log.path.stat().st_mode & 0o777 == 0o600
 
 
+def test_the_readme_shows_such_a_line():
+    readme = (FOLDER.parents[1] / "README.md").read_text()
+    [line] = [line for line in readme.splitlines() if line.startswith('{"time": ')]
+    assert json.loads(line).keys() == KEYS
+
+
 async def test_a_stream_is_counted_and_comes_as_it_was(log):
     body = await post(log, "/stream")
     (line,) = await log.lines(1)
