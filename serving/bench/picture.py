@@ -19,8 +19,8 @@ WIDTH, HEIGHT = 960, 400
 TOP, BOTTOM = 96, 336
 PANELS = ((64, 464), (540, 940))
 MOST_TICKS = 5
-# Beyond this many times the goal a curve leaves the picture: how bad it gets matters less than where it turns.
-GOALS_SHOWN = 4
+# Beyond this many times the goal a time leaves the picture: how bad it gets matters less than where it turns.
+GOALS_SHOWN = 4.0
 STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #1f2430 } .title { font-size: 18px; font-weight: 600 }
 .head { font-weight: 600 } .faint { fill: #667085 } .grid { stroke: #e6e8ee }
@@ -44,6 +44,7 @@ class _Panel:
     tail: Sequence[Point]
     goal: float
     written: Callable[[float], str]
+    most: float = math.inf
 
 
 def svg(result: Result) -> str:
@@ -56,6 +57,7 @@ def svg(result: Result) -> str:
         [(level.load, level.first_token.tail) for level in levels if level.first_token],
         result.goal.first_token,
         seconds_text,
+        GOALS_SHOWN * result.goal.first_token,
     )
     speed = _Panel(
         *PANELS[1],
@@ -86,7 +88,7 @@ def svg(result: Result) -> str:
 
 def _drawn(panel: _Panel, loads: Sequence[float], best: float | None, unit: str) -> list[str]:
     values = [value for _, value in (*panel.median, *panel.tail)]
-    top = max(min(max(values, default=0.0), GOALS_SHOWN * panel.goal), 1.3 * panel.goal)
+    top = max(min(max(values, default=0.0), panel.most), 1.3 * panel.goal)
     step = _nice(top / MOST_TICKS)
     top = math.ceil(top / step) * step
 

@@ -63,6 +63,7 @@ def show(result: Result, console: Console) -> None:
         style = "bold green" if level == best else "red" if result.goal.missed(level) else ""
         table.add_row(*map(sanitize_line, row(result, level)), style=style)
     console.print(table)
+    console.print()
     console.print(Text(result.verdict(), style="bold"))
     for remark in result.remarks():
         console.print(Text(remark))

@@ -74,8 +74,14 @@ class AccessLog:
             elif message["type"] == "http.response.start":
                 seen.status, seen.headers = message["status"], message.get("headers", ())
 
+        async def listened() -> Message:
+            message = await receive()
+            if message["type"] == "http.disconnect" and not seen.whole:
+                seen.left = True  # what is sent from now on is sent to nobody
+            return message
+
         try:
-            await self.app(scope, receive, watched)
+            await self.app(scope, listened, watched)
         finally:
             self._writer.write(seen.line(scope))
 
@@ -90,7 +96,7 @@ class Seen:
         self.first_at: float | None = None
         self.pieces = 0
         self.head = self.before = self.last = b""
-        self.whole = False
+        self.whole = self.left = False
 
     def line(self, scope: MutableMapping[str, Any]) -> dict[str, Any]:
         """Return the line's content."""
@@ -112,7 +118,7 @@ class Seen:
             "first_token": round(self.first_at - self.began, 4) if streams and self.first_at is not None else None,
             "seconds": round(time.monotonic() - self.began, 4),
             "id": self._id(scope),
-            "whole": self.whole,
+            "whole": self.whole and not self.left,
         }
 
     def _id(self, scope: MutableMapping[str, Any]) -> str | None:
