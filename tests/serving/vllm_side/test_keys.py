@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -19,9 +19,6 @@ from hypothesis import strategies as st
 
 from serving.vllm_side.middleware.api_keys import LARGEST_LIMIT, Key, KeyFile, digest, parse
 from tests.support.serving import ROOT, clean_environment
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MIDDLEWARE = ROOT / "serving" / "vllm_side" / "middleware"
 NAMES = st.from_regex(r"[A-Za-z0-9_.@-]{1,20}", fullmatch=True)
@@ -190,6 +187,18 @@ async def test_vllms_own_check_meets_the_key_that_it_knows_whichever_was_sent(se
         for headers in ({"x-api-key": "a"}, {"Authorization": "bearer a"}, {"x-api-key": "the-operators"}):
             async with session.get(urls[0] + "/asked", headers=headers) as response:
                 assert await response.text() == "Bearer the-operators"
+
+
+@pytest.mark.engine
+def test_vllms_own_check_lets_every_known_key_through(tmp_path):
+    write(tmp_path / "keys", Key("ann", digest(b"a")))
+    environment = clean_environment(VLLM_API_KEY="the-operators", SERVE_API_KEYS_FILE=str(tmp_path / "keys"))
+    script = Path(__file__).with_name("ask_in_engine.py")
+    command = [str(ROOT / ".venv-engine" / "bin" / "python"), "-W", "ignore", str(script), str(MIDDLEWARE)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert {way: status for way, status in found.items() if status != 200} == {"wrong": 401, "wrong, plain": 401}
 
 
 async def test_a_removed_key_is_refused_at_once_and_the_others_and_their_names_stay(servers):
