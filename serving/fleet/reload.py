@@ -11,6 +11,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from serving.fleet.engine import SILENCE_S
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -90,21 +92,25 @@ class Reload:
 
     async def _drained(self, engine: Engine, name: str) -> bool:
         """Wait until the engine has no request; return whether it has none."""
-        deadline, told, none = time.monotonic() + self._drain, time.monotonic(), 0
+        begin = told = heard = time.monotonic()
+        none = 0
         while none < 2:  # a request that has just come is not counted yet
             await asyncio.sleep(COUNT_S)
             if self._broken_off:
                 self._say(f"Broken off: {name} is put back as it is.")
                 return False
-            running = await engine.busy()
+            running, now = await engine.busy(), time.monotonic()
             none = none + 1 if running == 0 else 0
-            if running is None and not await engine.healthy():
+            if running is not None:
+                heard = now
+            elif now - heard > SILENCE_S or not await engine.healthy():
+                self._say(f"{name}: does not say how many requests it has; what runs has SERVE_SHUTDOWN_TIMEOUT to end")
                 return True
-            if time.monotonic() > deadline:
+            if now - begin > self._drain:
                 self._say(f"{name}: still has {running} requests after {self._drain:.0f} s: put back as it is.")
                 return False
-            if running and time.monotonic() - told > TOLD_S:
-                told = time.monotonic()
+            if running and now - told > TOLD_S:
+                told = now
                 self._say(f"{name}: {running} requests are running")
         return True
 
