@@ -33,7 +33,7 @@ from serving.model.additions import Additions, find_draft, read_adapters
 from serving.model.ask_vllm import AskVllm
 from serving.model.facts import unknown
 from serving.model.hub import HubReader
-from serving.model.hub_cache import endpoint, offline, stored_token
+from serving.model.hub_cache import find_hub
 from serving.model.resolve import resolve
 from serving.model.tryout import DEFAULT_TRYOUT, TRYOUT_MODELS
 from serving.planning.plan import Plan, PlanRequest, make_plan
@@ -158,6 +158,7 @@ def settle(
     words = words or Words()
     wishes = PlanRequest.from_settings(settings, words)
     name = model or settings.model
+    hub_cache = hub_cache or find_hub(settings.engine_variables).cache
     tryout = _tryout(name, gpu=gpu, words=words)
     if tryout is None:
         name = name or DEFAULT_MODEL
@@ -253,7 +254,8 @@ def prepare(
         say(banner(settled.tryout))
     say(settled.summary(plan))
     command = settled.command(plan, find_engine(settings.engine))
-    return Launch(settings, found.hardware, settled, plan, command, to_download(settled.facts, plan))
+    download = to_download(settled.facts, plan, find_hub(settings.engine_variables).cache)
+    return Launch(settings, found.hardware, settled, plan, command, download)
 
 
 def banner(tryout: TryoutModel) -> str:
@@ -281,8 +283,9 @@ def _facts(
 
 
 def _hub(settings: ServeSettings, said: str) -> HubReader:
-    token = settings.hf_token.get_secret_value() if settings.hf_token else stored_token()
-    return HubReader(endpoint(), token, offline=offline(), said=said)
+    hub = find_hub(settings.engine_variables)
+    token = settings.hf_token.get_secret_value() if settings.hf_token else hub.stored_token
+    return HubReader(hub.endpoint, token, offline=hub.offline, said=said)
 
 
 def _tryout(name: str | None, *, gpu: bool, words: Words) -> TryoutModel | None:

@@ -7,16 +7,17 @@ the model's name, the port and the key.
 from __future__ import annotations
 
 import ipaddress
+import os
 import secrets
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from client.settings import DEFAULT_MODEL
-from client.variables import Variables, setting
+from client.variables import Variables, read_env_file, setting
 from serving import extra_args
 from serving.errors import ConfigurationError
 
@@ -24,6 +25,17 @@ PREFIX = "SERVE_"
 DEFAULT_PORT = 8000
 DEFAULT_CONTEXT = 32_768
 STARTUP_S = 3600.0
+# Variables of vLLM and its libraries. Those of the env file reach vLLM too, and a worker that is deployed.
+ENGINE_PREFIXES = ("VLLM_", "HF_", "HUGGINGFACE_", "HUGGING_FACE_", "TRANSFORMERS_", "NCCL_")
+# Of these the kit has a setting, which says them to vLLM.
+SAID_BY_SETTINGS = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "VLLM_API_KEY", "VLLM_CPU_KVCACHE_SPACE"})
+# These say where things are on this machine, and would be wrong on another.
+LOCAL_VARIABLES = frozenset(
+    {"HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_ASSETS_CACHE", "HUGGINGFACE_ASSETS_CACHE"}
+    | {"HF_XET_CACHE", "HF_MODULES_CACHE", "TRANSFORMERS_CACHE", "XDG_CACHE_HOME", "HF_TOKEN_PATH"}
+    | {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_OIDC_ID_TOKEN", "VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT"}
+    | {"VLLM_ASSETS_CACHE", "VLLM_TARGET_DEVICE", "VLLM_CPU_OMP_THREADS_BIND"}
+)
 
 
 def _shell_words(value: object) -> object:
@@ -168,6 +180,13 @@ class ServeSettings(Variables):
         "0 or 1",
         "`1` lets the URL of an image lead anywhere: to loopback and private addresses, and through redirects",
     )
+    max_n: int = setting(
+        128,
+        "a number of answers, 1 or more",
+        "most answers to one request (its `n`), each of which takes room in the KV cache",
+        validation_alias=AliasChoices("SERVE_MAX_N", "VLLM_MAX_N_SEQUENCES"),
+        ge=1,
+    )
     kv_cache_space_gib: float | None = setting(
         None,
         "a size in GiB, more than 0",
@@ -221,12 +240,29 @@ class ServeSettings(Variables):
         (), "arguments of `vllm serve`, quoted as in a shell", "appended to `vllm serve` as they are, and win"
     )
     hf_token: SecretStr | None = setting(
-        None, "a Hugging Face token", "Hugging Face token, for gated models", validation_alias="HF_TOKEN"
+        None,
+        "a Hugging Face token",
+        "Hugging Face token, for gated models; unset: the one that `hf auth login` has left",
+        validation_alias=AliasChoices("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
     )
+    # Those of ENGINE_PREFIXES that the env file sets and the environment does not, for vLLM; `load` finds them.
+    engine_variables: dict[str, str] = Field(default_factory=dict, exclude=True, repr=False)
     # What the client is told, where both sides must agree.
     llm_base_url: str | None = Field(None, validation_alias="LLM_BASE_URL", exclude=True, repr=False)
     llm_model: str | None = Field(None, validation_alias="LLM_MODEL", exclude=True, repr=False)
     llm_api_key: SecretStr | None = Field(None, validation_alias="LLM_API_KEY", exclude=True, repr=False)
+
+    @classmethod
+    def load(cls, env_file: str | Path | None = ".env", **given: Any) -> Self:
+        """Read the settings as all of the kit's are, and with them the engine's own variables in `env_file`."""
+        settings = super().load(env_file, **given)
+        variables = {
+            name: value
+            for name, value in read_env_file(env_file).items()
+            if value and (name.startswith(ENGINE_PREFIXES) or name in LOCAL_VARIABLES)
+            if name not in SAID_BY_SETTINGS and not os.environ.get(name)
+        }
+        return settings.model_copy(update={"engine_variables": variables})
 
     @model_validator(mode="before")
     @classmethod

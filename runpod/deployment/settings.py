@@ -17,22 +17,21 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from client.settings import DEFAULT_MODEL
 from client.variables import Variables, read_env_file, setting
+from serving import settings as serving_settings
 from serving.errors import ConfigurationError
-from serving.settings import ServeSettings, is_loopback
+from serving.settings import ENGINE_PREFIXES, SAID_BY_SETTINGS, ServeSettings, is_loopback
 from worker.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
 
 PREFIX = "DEPLOY_"
 WORKER_PREFIXES = ("SERVE_", "WORKER_")
-# Variables of the engine and its libraries, which travel if .env sets them: a shell's own may mean this machine.
-ENGINE_PREFIXES = ("VLLM_", "HF_", "NCCL_")
-# These say where things are on this machine and would be wrong on another, or are said by a setting.
-LOCAL_VARIABLES = frozenset(
-    {"SERVE_ENGINE", "SERVE_GPUS", "SERVE_HOST", "SERVE_PORT", "SERVE_LOG_FILE", "SERVE_CACHE_DIR"}
-    | {"HF_HOME", "HF_HUB_CACHE", "HF_ASSETS_CACHE", "HF_XET_CACHE", "HF_TOKEN_PATH", "HF_HUB_OFFLINE", "HF_TOKEN"}
-    | {"VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT", "VLLM_ASSETS_CACHE", "VLLM_API_KEY", "VLLM_CPU_KVCACHE_SPACE"}
-    | {"VLLM_TARGET_DEVICE", "VLLM_CPU_OMP_THREADS_BIND"}
+# These say where things are on this machine and would be wrong on another, or are said by a setting. The engine's own
+# variables travel if .env sets them: a shell's may mean this machine.
+LOCAL_VARIABLES = (
+    frozenset({"SERVE_ENGINE", "SERVE_GPUS", "SERVE_HOST", "SERVE_PORT", "SERVE_LOG_FILE", "SERVE_CACHE_DIR"})
+    | serving_settings.LOCAL_VARIABLES
+    | SAID_BY_SETTINGS
 )
 
 

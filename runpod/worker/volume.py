@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import json
 import logging
 import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from serving.model.hub_cache import CACHE_VARIABLES, holds, models_in, repository
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,8 +24,6 @@ HUB = Path("huggingface-cache/hub")
 COMPILED = Path("vllm-compiled")
 # Where the Dockerfile puts weights that it bakes in.
 BAKED_HUB = Path("/opt/huggingface/hub")
-# With one of these somebody has said where models are kept.
-CACHE_VARIABLES = frozenset({"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME"})
 
 
 class Weights:
@@ -56,7 +55,7 @@ class Weights:
         hub = self.cache_of(model)
         if hub is not None:
             return {"HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1"}
-        if not CACHE_VARIABLES.isdisjoint(os.environ) or self._why_unwritable(model) is not None:
+        if any(name in os.environ for name in CACHE_VARIABLES) or self._why_unwritable(model) is not None:
             return {}
         return {"HF_HUB_CACHE": str(self._volume_hub)}
 
@@ -84,7 +83,7 @@ class Weights:
         """Return why `model` cannot be downloaded to the volume, None if it can: tried, since modes do not tell."""
         if not self._volume.is_dir():
             return "there is none"
-        folder = _folder(self._volume_hub, model)
+        folder = repository(model, self._volume_hub)
         locks = self._volume_hub / ".locks"
         try:
             self._volume_hub.mkdir(parents=True, exist_ok=True)
@@ -95,32 +94,6 @@ class Weights:
         except OSError as error:
             return error.strerror or str(error)
         return None
-
-
-def models_in(hub: Path) -> list[str]:
-    """Return the names of the models in a Hugging Face cache, whole or not."""
-    try:
-        names = sorted(item.name for item in hub.iterdir())
-    except OSError:
-        return []
-    return [name.removeprefix("models--").replace("--", "/", 1) for name in names if name.startswith("models--")]
-
-
-def _folder(hub: Path, model: str) -> Path:
-    return hub / f"models--{model.replace('/', '--')}"
-
-
-def holds(hub: Path, model: str) -> bool:
-    """Whether a Hugging Face cache holds all of `model` (`owner/name`)."""
-    folder = _folder(hub, model)
-    try:
-        snapshot = folder / "snapshots" / (folder / "refs" / "main").read_text().strip()
-        index = snapshot / "model.safetensors.index.json"
-        shards = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
-    except (OSError, ValueError, LookupError):
-        return False
-    # A snapshot's files are links, and a link whose blob is still on its way does not exist.
-    return all((snapshot / name).exists() for name in ("config.json", *shards))
 
 
 class CompiledCode:

@@ -44,7 +44,7 @@ def every_check(
         yield from model.checkpoint(serve, facts, plan, ask_hub=ask_hub)
     if listen:
         yield machine.port(serve)
-    yield machine.clock()
+    yield machine.clock(serve)
 
 
 def plan_check(plan: Plan | None, problem: ServingError | None) -> Check:

@@ -11,7 +11,7 @@ from serving.checks.check import Check, Status
 from serving.engine.port import refuse_taken_port
 from serving.engine.program import find_engine, pinned_version
 from serving.errors import Refused, ServingError
-from serving.model.hub_cache import cache_folder
+from serving.model.hub_cache import find_hub
 from serving.planning.precision import BF16_CAPABILITY, ENGINE_CAPABILITY, FP8_CAPABILITY
 from serving.units import GIB
 
@@ -111,10 +111,11 @@ def port(settings: ServeSettings) -> Check:
     return Check("port", "ok", f"{settings.port} is free on {settings.host}")
 
 
-def clock() -> Check:
+def clock(settings: ServeSettings) -> Check:
     """Check that nothing in the caches is from the future: compiled code would be taken for newer than its source."""
     now = time.time()
-    for folder in (cache_folder(), Path("~/.cache/vllm").expanduser(), Path("~/.triton").expanduser()):
+    models = find_hub(settings.engine_variables).cache
+    for folder in (models, Path("~/.cache/vllm").expanduser(), Path("~/.triton").expanduser()):
         try:
             ahead = max((entry.stat().st_mtime for entry in folder.iterdir()), default=0.0) - now
         except OSError:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serving.model.family import OWN_TOOL_PARSER
+from serving.model.hub_cache import environment
 from serving.units import GIB
 
 if TYPE_CHECKING:
@@ -116,8 +117,10 @@ def build(
     if family is not None and family.chat_template is not None:
         template = str(TEMPLATES / family.chat_template)
         args += ["--chat-template", template, "--chat-template-content-format", "openai"]
+    env = environment(settings.engine_variables)
     # CUDA itself would count the fastest GPU first, and not as NVML, and so the plan, does.
-    env = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | plan_environment(plan)
+    env |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | plan_environment(plan)
+    env["VLLM_MAX_N_SEQUENCES"] = str(settings.max_n)
     env |= {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": _vllm_level(settings.log_level)}
     if MEDIA_GUARD in middleware:
         env["VLLM_MEDIA_CONNECTOR"] = "public"

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from serving.model.hub_cache import cache_folder
+from serving.model.hub_cache import arrived_bytes
 from serving.units import GB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 INTERVAL_S = 2.0
 
 
 @dataclass(frozen=True)
 class Download:
-    """What is to be downloaded: a model `owner/name`, and how many bytes its weights have."""
+    """What is to be downloaded: a model `owner/name`, how many bytes its weights have, and into which cache."""
 
     name: str
     total_bytes: int
+    cache: Path
 
     def present_bytes(self) -> int:
         """Return how many bytes have arrived, those of unfinished files included."""
-        blobs = cache_folder() / f"models--{self.name.replace('/', '--')}" / "blobs"
-        total = 0
-        with contextlib.suppress(OSError):  # a file that is renamed while we look
-            for blob in blobs.iterdir():
-                total += blob.stat().st_size
-        return total
+        return arrived_bytes(self.name, self.cache)
 
 
 @contextmanager

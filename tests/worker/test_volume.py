@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.hardware.parse import parse_gpus
+from serving.model.hub_cache import holds
 from serving.model.resolve import resolve
 from serving.planning.plan import PlanRequest, make_plan
 from serving.settings import ServeSettings
 from tests.support.worker import MODEL, platform_and_worker
 from worker.startup import use_weights
-from worker.volume import COMPILED, HUB, CompiledCode, Weights, holds
+from worker.volume import COMPILED, HUB, CompiledCode, Weights
 
 
 def cache_model(hub, model=MODEL, shards=("model-1.safetensors", "model-2.safetensors"), missing=()):

@@ -20,7 +20,7 @@ from serving.engine.command import (
 )
 from serving.errors import ConfigurationError, DoesNotFit, Refused
 from serving.launch import find_hardware, for_others
-from serving.settings import DEFAULT_PORT, ServeSettings
+from serving.settings import DEFAULT_PORT, LOCAL_VARIABLES, ServeSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +34,7 @@ MOUNT = f"/etc/{NAME}"
 # The environment variables that hold secrets; they are named in what is written, and never filled in.
 SECRETS = ("VLLM_API_KEY", "HF_TOKEN")
 # What points to files of this machine: the guard, and what it reads.
-ONLY_HERE = ("PYTHONPATH", "SERVE_API_KEYS_FILE", "SERVE_API_KEYS_STATE")
+ONLY_HERE = ("PYTHONPATH", "SERVE_API_KEYS_FILE", "SERVE_API_KEYS_STATE", *LOCAL_VARIABLES)
 
 
 @dataclass(frozen=True)
