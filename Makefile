@@ -14,7 +14,7 @@ help: ## print this list
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}: make PYTHON=python3.11 ...")'
 	@$(PYTHON) -m venv .venv || { echo "Install Python's venv module first (Debian, Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
-	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	@sed -n '/^uv==/,/[^\\]$$/p' constraints.txt > .venv/uv.txt && $(PY) -m pip install --quiet --disable-pip-version-check --requirement .venv/uv.txt
 	@.venv/bin/uv pip install --quiet --compile-bytecode --python $(PY) --constraints constraints.txt --group dev --editable '.[serving,fleet,runpod]'
 	@touch $@
 
@@ -24,10 +24,10 @@ setup-engine: setup ## make .venv-engine: vLLM, for CUDA or for the CPU
 	@serving/vllm_side/environment/install.sh
 
 serve: setup $(if $(SERVE_ENGINE),,setup-engine) ## start vLLM with the SERVE_* settings and keep it up
-	@$(PY) -m serving serve
+	@$(PY) -m serving serve $(ARGS)
 
 fleet: setup $(if $(SERVE_ENGINE),,setup-engine) ## start several engines behind one address and keep them up
-	@exec $(PY) -m serving fleet
+	@exec $(PY) -m serving fleet $(ARGS)
 
 reload: setup ## restart the fleet's engines one after the other with today's settings: no request is lost
 	@$(PY) -m serving reload $(ARGS)
@@ -39,10 +39,10 @@ models: setup ## list the models that are known here, with what each takes: GPUS
 	@$(PY) -m serving models $(call given,GPUS,--gpus) $(ARGS)
 
 plan-table: setup ## say what fits on every known GPU, times 1, 2, 4 and 8
-	@$(PY) -m serving plan-table
+	@$(PY) -m serving plan-table $(ARGS)
 
 doctor: setup ## check every precondition of `make serve`
-	@$(PY) -m serving doctor
+	@$(PY) -m serving doctor $(ARGS)
 
 status: setup ## say what the server does now: ARGS='--watch', '--json', '--url http://10.0.0.5:8000'
 	@$(PY) -m serving status $(ARGS)
@@ -82,8 +82,8 @@ undeploy: setup ## delete the endpoint and check that nothing is left that costs
 export: setup ## write the same deployment for Helm, SkyPilot, vllm-router, systemd, and Prometheus, Grafana: ARGS='helm ...'
 	@$(PY) -m serving export $(ARGS)
 
-chat: setup ## talk to the endpoint that LLM_BASE_URL points to
-	@$(PY) -m client
+chat: setup ## talk to the endpoint that LLM_BASE_URL names, else to this machine's server; ARGS='a question' asks one
+	@$(PY) -m serving chat $(ARGS)
 
 bench-client: setup ## measure the client's CPU per token beside AsyncOpenAI and a bare aiohttp reader (5 minutes)
 	@$(PY) -m tests.bench.client_bench
@@ -125,8 +125,8 @@ generated: setup ## write what is made from the code: .env.example, tables, plan
 
 settings-docs: generated ## the same, by its older name
 
-pins: setup ## write constraints.txt anew, keeping what can be kept
-	@.venv/bin/uv pip compile --quiet pyproject.toml --extra serving --extra fleet --extra runpod --group dev --universal --python-version 3.11 --no-header --no-annotate --constraints constraints.txt --output-file constraints.txt
+pins: setup ## write all constraint files anew, with hashes, keeping what can be kept
+	@serving/vllm_side/environment/pin.sh
 
 format: setup ## put the code into the house's format
 	@.venv/bin/ruff check --fix . && .venv/bin/ruff format .

@@ -184,9 +184,33 @@ def misspelt(names: Iterable[str]) -> list[str]:
     return sentences
 
 
+def nearly_known(names: Iterable[str]) -> list[str]:
+    """Return a sentence for each of `names` that has none of the kit's prefixes and looks like a setting all the same.
+
+    For the names of an env file, which was written for the kit; an environment holds anything.
+    """
+    known = {name for names_of_prefix in Variables.prefixes.values() for name in names_of_prefix}
+    strange = [name for name in sorted(names) if not name.upper().startswith((*Variables.prefixes,))]
+    near = {name: difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.85) for name in strange}
+    return [
+        f"{name} is not a setting and does nothing: did you mean {found[0]}?"
+        for name, found in near.items()
+        if found and name.upper() not in known
+    ]
+
+
+def warn_of_nearly_known_names(names: Iterable[str]) -> None:
+    """Log each sentence of `nearly_known`, once in a process."""
+    _warn(nearly_known(names))
+
+
 def warn_of_misspelt_names(names: Iterable[str]) -> None:
     """Log each sentence of `misspelt`, once in a process."""
-    for sentence in misspelt(names):
+    _warn(misspelt(names))
+
+
+def _warn(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
         if sentence not in _warned:
             _warned.add(sentence)
             logger.warning("%s", sentence)

@@ -17,6 +17,7 @@ COMMANDS = {
     "models": ("serving.commands.models", "list the models that are known here, and what each takes"),
     "explain": ("serving.commands.explain", "say why vLLM failed, from its log (a file, or stdin)"),
     "doctor": ("serving.commands.doctor", "check every precondition of `serve`"),
+    "chat": ("serving.commands.chat", "talk to the server of this machine, or to the one that LLM_BASE_URL names"),
     "status": ("serving.commands.status", "say what a running server does now, here or elsewhere"),
     "fleet": ("serving.commands.fleet", "start several engines behind one address, and keep them up"),
     "reload": ("serving.commands.reload", "restart a fleet's engines one after the other, with today's settings"),

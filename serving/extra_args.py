@@ -15,6 +15,8 @@ SAID_BY_SETTINGS = {
     "--host": "set SERVE_HOST, which asks for a key where others can reach the server",
     "--port": "set SERVE_PORT, which the kit asks whether vLLM is ready",
     "--uds": "set SERVE_HOST and SERVE_PORT: the kit talks to vLLM over TCP alone",
+    "--ssl-certfile": "set SERVE_TLS_CERT, so that the kit, too, speaks HTTPS with vLLM",
+    "--ssl-keyfile": "set SERVE_TLS_KEY, so that the kit, too, speaks HTTPS with vLLM",
     "--api-key": "set SERVE_API_KEY, which guards every route and stands in no argument list",
 }
 _WORD = re.compile(r"""(?:[^\s'"\\]|\\.|'[^']*'|"(?:\\.|[^"\\])*")+""", re.DOTALL)

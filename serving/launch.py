@@ -15,6 +15,7 @@ where a command is steered by variables, options where it has them (`planning.wo
 from __future__ import annotations
 
 import logging
+import textwrap
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
     from serving.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
+
+BANNER_COLUMNS = 80
 
 
 @dataclass(frozen=True)
@@ -260,7 +263,8 @@ def prepare(
 
 def banner(tryout: TryoutModel) -> str:
     """Return the lines that keep anybody from taking a try-out model for Gemma."""
-    lines = (f"TRY-OUT MODEL, NOT GEMMA 3 27B: {tryout.name}", tryout.about + ".", f"Served as {tryout.name!r} only.")
+    said = (f"TRY-OUT MODEL, NOT GEMMA 3 27B: {tryout.name}", tryout.about + ".", f"Served as {tryout.name!r} only.")
+    lines = [line for text in said for line in textwrap.wrap(text, BANNER_COLUMNS - len("│  │"))]
     width = max(map(len, lines))
     return "\n".join(
         ("┌" + "─" * (width + 2) + "┐", *(f"│ {line:<{width}} │" for line in lines), "└" + "─" * (width + 2) + "┘")

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, Secre
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from client.settings import DEFAULT_MODEL
-from client.variables import Variables, read_env_file, setting
+from client.variables import Variables, read_env_file, setting, warn_of_nearly_known_names
 from serving import extra_args
 from serving.errors import ConfigurationError
 
@@ -262,6 +262,7 @@ class ServeSettings(Variables):
             if value and (name.startswith(ENGINE_PREFIXES) or name in LOCAL_VARIABLES)
             if name not in SAID_BY_SETTINGS and not os.environ.get(name)
         }
+        warn_of_nearly_known_names(read_env_file(env_file))
         return settings.model_copy(update={"engine_variables": variables})
 
     @model_validator(mode="before")

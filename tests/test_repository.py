@@ -106,16 +106,37 @@ def test_a_bump_of_vllm_is_one_line_a_platform(monkeypatch):
     due = {"runpod/Dockerfile", "pyproject.toml", "serving/vllm_side/environment/vllm_metadata/pyproject.toml"}
     assert due <= set(generated.due())
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    version = (ROOT / "serving/vllm_side/environment/cuda.in").read_text().partition("==")[2].split()[0]
-    follow = {*due, "serving/vllm_side/environment/cuda.txt", "serving/vllm_side/environment/cpu.txt"}
-    pinned = [
-        name
-        for name in tracked
-        if name.startswith(("serving/", "runpod/", "client/", "Makefile", "pyproject.toml"))
-        and not name.endswith(".md")
-        and re.search(rf"(?:==|=|v|\")v?{re.escape(version)}\b", (ROOT / name).read_text(errors="replace"))
-    ]
-    assert set(pinned) - follow == {"serving/vllm_side/environment/cuda.in", "serving/vllm_side/environment/cpu.in"}
+    inputs = {platform: ROOT / "serving/vllm_side/environment" / f"{platform}.in" for platform in ("cuda", "cpu")}
+    follow = {*due, *(f"serving/vllm_side/environment/{platform}.txt" for platform in inputs)}
+    for input_file in inputs.values():
+        version = input_file.read_text().partition("==")[2].split()[0]
+        pinned = {
+            ROOT / name
+            for name in tracked
+            if name.startswith(("serving/", "runpod/", "client/", "Makefile", "pyproject.toml"))
+            and not name.endswith(".md")
+            and name not in follow
+            and re.search(rf"(?:==|=|v|\")v?{re.escape(version)}\b", (ROOT / name).read_text(errors="replace"))
+        }
+        assert pinned == {input_file}
+
+
+@pytest.mark.parametrize(
+    ("name", "unhashed"),
+    [
+        ("constraints.txt", set()),
+        ("serving/vllm_side/environment/cuda.txt", set()),
+        # No file of PyPI's: PyTorch's index and a wheelhouse need not hold the same one.
+        ("serving/vllm_side/environment/cpu.txt", {"torch"}),
+    ],
+)
+def test_what_is_installed_is_pinned_with_its_hash_and_no_index(name, unhashed):
+    text = (ROOT / name).read_text()
+    pins = re.findall(r"^(\S+)==(\S.*?(?:\\\n.*?)*)$", text, re.MULTILINE)
+    assert len(pins) > 100
+    assert {package for package, rest in pins if "--hash=sha256:" not in rest} == unhashed
+    assert "://" not in text
+    assert "--index" not in text
 
 
 def test_env_example_sets_nothing_by_itself():

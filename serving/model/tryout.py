@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import tempfile
+import time
+from collections import deque
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,9 +23,12 @@ from serving.model.facts import Checkpoint, KvLayers, ModelFacts
 from serving.model.gemma3 import FAMILY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 CONVERTER = Path(__file__).parents[1] / "vllm_side" / "environment" / "convert_gguf.py"
+STEP = "step: "  # how the converter begins a line of its own
+SILENCE_S = 10.0
+_BAR = re.compile(r".*?(?P<share>\d{1,3})%\|")
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,7 @@ def facts(model: TryoutModel, cache_dir: Path) -> ModelFacts:
 def checkpoint(model: TryoutModel, cache_dir: Path, python: Path, say: Callable[[str], None]) -> Path:
     """Return the folder of `model`'s checkpoint, after converting it if `cache_dir` lacks it (about a minute).
 
+    `say` gets a line for each of the conversion's steps, and how far a long one is.
     `python` is the engine's interpreter. Two that convert at once take turns. Raises Refused if there is no such
     interpreter or folder, EngineFailed if the conversion fails; the cache is left as it was then.
     """
@@ -107,28 +114,47 @@ def checkpoint(model: TryoutModel, cache_dir: Path, python: Path, say: Callable[
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not target.is_dir():
                 say(f"converting {model.name} into {cache_dir} (once, about a minute)")
-                _convert(model, target, python)
+                _convert(model, target, python, say)
     except OSError as error:
         raise Refused(f"SERVE_CACHE_DIR={str(cache_dir)!r} cannot be written: {error.strerror or error}.") from error
     return target
 
 
-def _convert(model: TryoutModel, target: Path, python: Path) -> None:
+def _convert(model: TryoutModel, target: Path, python: Path, say: Callable[[str], None]) -> None:
     scratch = Path(tempfile.mkdtemp(prefix=f".{model.name}.", dir=target.parent))
     try:
-        done = subprocess.run(
+        with subprocess.Popen(
             [str(python), "-W", "ignore", str(CONVERTER), model.package, str(scratch)],
             env=os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            check=False,
-        )
-        if done.returncode:
-            tail = tuple((done.stdout + done.stderr).strip().splitlines()[-20:])
-            raise EngineFailed(f"{model.name} could not be converted: its last lines say why.", tail)
+        ) as converter:
+            assert converter.stdout is not None
+            tail = _follow(converter.stdout, say)
+        if converter.returncode:
+            raise EngineFailed(f"{model.name} could not be converted: its last lines say why.", tuple(tail))
         scratch.chmod(0o755)
         scratch.rename(target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _follow(lines: Iterable[str], say: Callable[[str], None]) -> deque[str]:
+    """Tell the steps of a conversion, and now and then how far its bars are; return its last lines."""
+    tail: deque[str] = deque(maxlen=20)
+    last = time.monotonic()
+    for line in lines:  # a bar redraws its line by a carriage return, which ends a line here too
+        text = line.strip()
+        bar = _BAR.match(text)
+        if text.startswith(STEP):
+            last = time.monotonic()
+            say(f"  {text.removeprefix(STEP)}")
+        elif bar is None and text:
+            tail.append(text)
+        elif bar is not None and time.monotonic() - last >= SILENCE_S:
+            last = time.monotonic()
+            say(f"  {bar['share']} %")
+    return tail

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from client import ConfigurationError
 from client.settings import ClientSettings
-from client.variables import EnvFileError, misspelt, read_env_file
+from client.variables import EnvFileError, misspelt, nearly_known, read_env_file
 from serving.settings import ServeSettings
 
 LINES = st.lists(
@@ -66,6 +66,17 @@ def test_a_file_in_another_encoding_is_a_sentence(env_file):
     env_file.write_bytes("LLM_MODEL=\u00fc".encode("latin-1"))
     with pytest.raises(ConfigurationError, match="cannot be read"):
         ClientSettings.load(env_file)
+
+
+def test_a_name_with_a_misspelt_prefix_is_said_where_it_stands_in_a_file_for_the_kit():
+    said = nearly_known(
+        ["SERV_MODEL", "SEVRE_PORT", "LLLM_MODEL", "PATH", "SERVE_X", "HF_TOKEN", "DATABASE_URL", "MODEL"]
+    )
+    assert said == [
+        "LLLM_MODEL is not a setting and does nothing: did you mean LLM_MODEL?",
+        "SERV_MODEL is not a setting and does nothing: did you mean SERVE_MODEL?",
+        "SEVRE_PORT is not a setting and does nothing: did you mean SERVE_PORT?",
+    ]
 
 
 def test_misspelt_names_of_every_prefix_are_said_with_the_nearest():

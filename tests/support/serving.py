@@ -40,6 +40,7 @@ class Serve:
     command: tuple[str, ...] = ("make", "serve")
     port: int = field(default_factory=free_port)
     output: list[str] = field(default_factory=list)
+    cwd: Path = ROOT
     log: Path = Path()  # SERVE_LOG_FILE and SERVE_API_KEY, where the settings name them
     key: str = ""
     cwd: Path = ROOT

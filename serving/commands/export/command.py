@@ -65,4 +65,5 @@ def run(args: argparse.Namespace) -> int:
             args.output.write_text(text, encoding="utf-8")
         except OSError as error:
             raise ConfigurationError(f"--output {args.output} cannot be written: {error.strerror}.") from error
+        print(f"Wrote {args.output}, which begins with the commands that use it.", file=sys.stderr)
     return 0

@@ -1,6 +1,7 @@
 """Turn a GGUF file into a plain checkpoint: `python convert_gguf.py MODEL FOLDER`, in the engine's environment.
 
 vLLM's GGUF kernels are for CUDA only; transformers reads GGUF anywhere. MODEL names a package that carries one.
+Lines that begin with "step: " tell what is being done.
 """
 
 import importlib.util
@@ -28,6 +29,7 @@ def gguf_file(package: str, scratch: Path) -> Path:
 def main(package: str, target: Path) -> None:
     """Write the checkpoint and its tokenizer into `target`."""
     with tempfile.TemporaryDirectory(dir=target) as scratch:
+        print("step: reading the weights", flush=True)
         source = gguf_file(package, Path(scratch))
         model = AutoModelForCausalLM.from_pretrained(
             source.parent,
@@ -37,7 +39,9 @@ def main(package: str, target: Path) -> None:
         )
         if hasattr(model.config, "quantization_config"):  # the numbers are plain now
             del model.config.quantization_config
+        print("step: writing them", flush=True)
         model.save_pretrained(target)
+        print("step: making the tokenizer", flush=True)
         AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(target)
 
 

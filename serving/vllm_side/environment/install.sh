@@ -29,10 +29,12 @@ if [ "$(cat $venv/.installed 2>/dev/null)" != "$want" ]; then
   "$uv" venv --quiet --clear --python .venv/bin/python "$venv"
   install() { "$uv" pip install --python "$venv/bin/python" --constraints "$here/$ENGINE.txt" "$@" 2>&1 | show; }
   if [ "$ENGINE" = cpu ]; then
-    # torch's CPU build is on PyTorch's own index alone; a configured wheelhouse (UV_FIND_LINKS) makes it unnecessary.
+    # torch's CPU build is on PyTorch's own index alone, which is asked for nothing else; a configured wheelhouse
+    # (UV_FIND_LINKS) makes it unnecessary. TORCH_CPU_INDEX names a mirror.
     index=()
-    [ -n "${UV_FIND_LINKS:-}" ] || index=(--extra-index-url https://download.pytorch.org/whl/cpu --index-strategy unsafe-best-match)
-    install "${index[@]}" --overrides $here/overrides.txt --requirements $here/cpu.in ./$here/vllm_metadata
+    [ -n "${UV_FIND_LINKS:-}" ] || index=(--index-url "${TORCH_CPU_INDEX:-https://download.pytorch.org/whl/cpu}")
+    install "${index[@]}" --no-deps "$(grep '^torch==' $here/cpu.in)"
+    install --overrides $here/overrides.txt --requirements $here/cpu.in ./$here/vllm_metadata
     rm -rf $here/vllm_metadata/build $here/vllm_metadata/*.egg-info
   else
     install --requirements $here/cuda.in

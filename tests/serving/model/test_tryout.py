@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from serving.errors import EngineFailed, Refused
+from serving.model import tryout
 from serving.model.tryout import DEFAULT_TRYOUT, TRYOUT_MODELS, checkpoint
 
 MODEL = TRYOUT_MODELS[DEFAULT_TRYOUT]
@@ -39,6 +40,15 @@ def test_a_model_is_converted_once(tmp_path, make_python):
     assert (tmp_path / "runs").read_text() == "run\n"
     assert len(lines) == 1
     assert "converting" in lines[0]
+
+
+def test_the_steps_of_a_conversion_are_told_and_its_bars_now_and_then(tmp_path, make_python, monkeypatch):
+    monkeypatch.setattr(tryout, "SILENCE_S", 0.0)
+    bar = r"printf 'Converting tensors:  40%%|####      | 4/10\rConverting tensors: 100%%|##########| 10/10\n' >&2"
+    python = make_python(f'echo "step: reading the weights"; {bar}; echo warning; echo {{}} > "$out/config.json"')
+    lines, say = said()
+    checkpoint(MODEL, tmp_path / "cache", python, say)
+    assert lines[1:] == ["  reading the weights", "  40 %", "  100 %"]
 
 
 def test_two_at_once_convert_once(tmp_path, make_python):
