@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from deployment import fields
 from deployment.masking import MASK, shown
-from deployment.settings import ENGINE_PREFIXES
 from serving.errors import ConfigurationError
+from serving.settings import ENGINE_PREFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

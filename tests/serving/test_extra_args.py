@@ -15,9 +15,22 @@ from serving.extra_args import SAID_BY_SETTINGS, refused, shell_words
 from serving.settings import ServeSettings
 from tests.support.serving import ROOT, clean_environment
 
-SETTINGS = {"--host": "SERVE_HOST", "--port": "SERVE_PORT", "--uds": "SERVE_HOST", "--api-key": "SERVE_API_KEY"}
+SETTINGS = {
+    "--host": "SERVE_HOST", "--port": "SERVE_PORT", "--uds": "SERVE_HOST", "--api-key": "SERVE_API_KEY",
+    "--ssl-certfile": "SERVE_TLS_CERT", "--ssl-keyfile": "SERVE_TLS_KEY",
+}  # fmt: skip
 # The rest of what begins like them, so that argparse finds the same beginnings to be nobody's as in vLLM.
-OTHERS = ("--help", "--headless", "--hf-token", "--pooler-config", "--api-server-count", "--quantization", "--seed")
+OTHERS = (
+    "--help",
+    "--headless",
+    "--ssl-ca-certs",
+    "--ssl-cert-reqs",
+    "--hf-token",
+    "--pooler-config",
+    "--api-server-count",
+    "--quantization",
+    "--seed",
+)
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),

@@ -21,6 +21,8 @@ if [ -e "$venv" ] && [ ! -e "$venv/pyvenv.cfg" ]; then
 fi
 case "$ENGINE" in cpu | cuda) ;; *) echo "ENGINE='$ENGINE' is not allowed: cpu or cuda." >&2; exit 2 ;; esac
 
+exec 9>.venv/engine.lock # two at once take turns
+flock 9
 show() { .venv/bin/python "$here/show_progress.py"; }
 want="$ENGINE $(cat $here/*.in $here/*.txt $here/vllm_metadata/pyproject.toml | cksum)"
 if [ "$(cat $venv/.installed 2>/dev/null)" != "$want" ]; then
