@@ -31,7 +31,10 @@ TOOL_PARSER_FILES = (TOOL_PARSER, *(TOOL_PARSER.with_name(name) for name in ("py
 STRUCTURED_OUTPUTS = {"backend": "xgrammar", "disable_any_whitespace": True}
 # Lets vLLM fetch the images that requests name from public addresses alone.
 MEDIA_GUARD = "media_guard.MediaGuard"
-MEDIA_GUARD_FILE = VLLM_SIDE / "middleware" / "media_guard.py"
+# Lets a schema pass that holds a limit which the backend of structured outputs cannot enforce.
+ANY_SCHEMA = "any_schema.AnySchema"
+# These two are loaded as middleware and are none: they change what vLLM does, wherever it runs.
+CHANGES = {name: VLLM_SIDE / "middleware" / f"{name.partition('.')[0]}.py" for name in (MEDIA_GUARD, ANY_SCHEMA)}
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def build(
         args += ["--load-format", settings.load_format]
     args += additions
     args += ["--structured-outputs-config", json.dumps(STRUCTURED_OUTPUTS)]
-    middleware = ["requests_waiting.RequestsWaiting"]
+    middleware = ["requests_waiting.RequestsWaiting", ANY_SCHEMA]
     folders = ["middleware"]
     page: dict[str, str] = {}
     if settings.ui or (settings.ui is None and settings.loopback):

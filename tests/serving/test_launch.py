@@ -65,7 +65,7 @@ def expected(engine, gpus):
         *["--tool-parser-plugin", f"{VLLM_SIDE}/tool_parser/python_call_parser.py"],
         *["--tool-call-parser", "python_calls"],
         *["--chat-template", f"{VLLM_SIDE}/templates/gemma3.jinja", "--chat-template-content-format", "openai"],
-        *["--middleware", "requests_waiting.RequestsWaiting"],
+        *["--middleware", "requests_waiting.RequestsWaiting", "--middleware", "any_schema.AnySchema"],
         *["--middleware", "live_page.LivePage", "--middleware", "media_guard.MediaGuard"],
     ]
 

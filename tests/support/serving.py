@@ -43,7 +43,6 @@ class Serve:
     cwd: Path = ROOT
     log: Path = Path()  # SERVE_LOG_FILE and SERVE_API_KEY, where the settings name them
     key: str = ""
-    cwd: Path = ROOT
 
     def __post_init__(self) -> None:
         """Start it."""

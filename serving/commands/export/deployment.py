@@ -11,9 +11,8 @@ import yaml
 from serving.checks.machine import driver_problem
 from serving.commands.say import say
 from serving.engine.command import (
+    CHANGES,
     GEMMA_TEMPLATE,
-    MEDIA_GUARD,
-    MEDIA_GUARD_FILE,
     TOOL_PARSER,
     TOOL_PARSER_FILES,
     EngineCommand,
@@ -54,9 +53,8 @@ class Deployment:
     @property
     def env(self) -> dict[str, str]:
         """Return the engine's environment without secrets; the code of this checkout is found where it is mounted."""
-        there = {"PYTHONPATH": MOUNT} if MEDIA_GUARD in self.command.argv else {}
         env = {name: value for name, value in self.command.env.items() if name not in (*SECRETS, *ONLY_HERE)}
-        return env | there
+        return env | {"PYTHONPATH": MOUNT}
 
     @property
     def gpus(self) -> int:
@@ -65,9 +63,9 @@ class Deployment:
 
     @property
     def code(self) -> tuple[Path, ...]:
-        """Return the files of this checkout that vLLM loads there: what reads tool calls, what guards its fetches."""
+        """Return the files of this checkout that vLLM loads there: what reads tool calls, and what changes vLLM."""
         parser = TOOL_PARSER_FILES if str(TOOL_PARSER) in self.command.argv else ()
-        return (*parser, MEDIA_GUARD_FILE) if MEDIA_GUARD in self.command.argv else parser
+        return (*parser, *(file for name, file in CHANGES.items() if name in self.command.argv))
 
     @property
     def templates(self) -> tuple[Path, ...]:
@@ -77,13 +75,13 @@ class Deployment:
     def flags(self, *, without: Mapping[str, int] | None = None) -> list[str]:
         """Return vLLM's arguments after the model, `without` some flags, each with how many values it takes.
 
-        The files of this checkout are named as they are mounted there. What guards vLLM's fetches stays, whatever
-        becomes of the other middleware.
+        The files of this checkout are named as they are mounted there. What changes vLLM stays, whatever becomes
+        of the middleware.
         """
         words, kept = list(self.command.argv[3:]), []
         while words:
             word = words.pop(0)
-            if without is not None and word in without and words[0] != MEDIA_GUARD:
+            if without is not None and word in without and words[0] not in CHANGES:
                 del words[: without[word]]
             else:
                 kept.append(word)

@@ -26,7 +26,7 @@ class AnySchema:
 
 
 def nothing_unsupported(schema: dict[str, Any]) -> bool:
-    """Stand for vLLM's question whether a schema holds what xgrammar cannot enforce: what it cannot compile, it says."""
+    """Answer for vLLM whether a schema holds what xgrammar cannot enforce; what it cannot compile, it says."""
     return False
 
 

@@ -71,7 +71,10 @@ def flags(words: list[str]) -> dict[str, str]:
     return {word: "" if value.startswith("--") else value for word, value in pairs if word.startswith("--")}
 
 
-CODE = {path.name for path in (ROOT / "serving" / "vllm_side" / "tool_parser").glob("*.py")} | {"media_guard.py"}
+CODE = {path.name for path in (ROOT / "serving" / "vllm_side" / "tool_parser").glob("*.py")} | {
+    "media_guard.py",
+    "any_schema.py",
+}
 
 
 def mounted(name: str) -> str:
