@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving.engine.program import pinned_version
 from serving.model.facts import KvLayers
 from serving.model.gemma3 import FAMILY
 from serving.model.tryout import TRYOUT_MODELS
@@ -104,6 +105,10 @@ def test_kv_heads_are_copied_where_there_are_fewer_than_gpus():
 @pytest.mark.parametrize("number", range(len(SAID)))
 def test_blocks_lengths_and_capacity_equal_what_vllms_own_code_said(number):
     assert layouts.difference(**SAID[number]) is None
+
+
+def test_both_pinned_versions_were_asked():
+    assert {pinned_version("cuda"), pinned_version("cpu")} <= set(layouts.SAID_BY), "ask the new version's code, too"
 
 
 @st.composite
