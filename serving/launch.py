@@ -36,6 +36,7 @@ from serving.model.facts import unknown
 from serving.model.hub import HubReader
 from serving.model.hub_cache import find_hub
 from serving.model.resolve import resolve
+from serving.model.revisions import revision_of
 from serving.model.tryout import DEFAULT_TRYOUT, TRYOUT_MODELS
 from serving.planning.plan import Plan, PlanRequest, make_plan
 from serving.planning.words import Words
@@ -78,8 +79,9 @@ class Settled:
         wishes = self.wishes if precision is None else replace(self.wishes, precision=precision)
         return make_plan(self.facts, hardware, wishes)
 
-    def command(self, plan: Plan, program: Path) -> EngineCommand:
-        """Return the command that starts vLLM as planned."""
+    def command(self, plan: Plan, program: Path, cache: Path | None = None) -> EngineCommand:
+        """Return the command that starts vLLM as planned; where it runs on this machine, `cache` holds its models."""
+        named = plan.checkpoint == (self.settings.model or DEFAULT_MODEL)
         return build(
             self.settings,
             plan,
@@ -90,6 +92,7 @@ class Settled:
             banner=f"TRY-OUT MODEL, NOT GEMMA 3 27B: {self.tryout.about}." if self.tryout else None,
             images=self.facts.vision and not plan.language_model_only,
             additions=self.additions.arguments,
+            revision=(self.settings.revision if named else None) or revision_of(str(plan.checkpoint), cache),
         )
 
     def summary(self, plan: Plan) -> str:
@@ -256,8 +259,9 @@ def prepare(
             tryouts.checkpoint(settled.tryout, settings.cache_dir, ENGINE_PYTHON, phase or say)
         say(banner(settled.tryout))
     say(settled.summary(plan))
-    command = settled.command(plan, find_engine(settings.engine))
-    download = to_download(settled.facts, plan, find_hub(settings.engine_variables).cache)
+    cache = find_hub(settings.engine_variables).cache
+    command = settled.command(plan, find_engine(settings.engine), cache)
+    download = to_download(settled.facts, plan, cache)
     return Launch(settings, found.hardware, settled, plan, command, download)
 
 

@@ -67,6 +67,12 @@ class ServeSettings(Variables):
         f"model to serve: a Hugging Face name, a folder, `tryout-smollm2-135m` or `tryout-gemma-3-270m`; "
         f"unset: `{DEFAULT_MODEL}`, or the try-out model where there is no GPU",
     )
+    revision: str | None = setting(
+        None,
+        "a commit, a tag or a branch",
+        "commit, tag or branch of the model on Hugging Face; unset: the commit that the kit knows, else `main`",
+        pattern=r"^[\w./-]+$",
+    )
     served_model_name: str | None = setting(
         None,
         "a name without spaces",

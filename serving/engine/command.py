@@ -70,6 +70,7 @@ def build(
     sampling: Mapping[str, float] | None = None,
     banner: str | None = None,
     images: bool = False,
+    revision: str | None = None,
     additions: tuple[str, ...] = (),
 ) -> EngineCommand:
     """Build the command line and the environment of vLLM.
@@ -81,6 +82,8 @@ def build(
     argument list.
     """
     args = [str(program), "serve", *plan_arguments(plan)]
+    if revision is not None:
+        args += ["--revision", revision]
     args += ["--served-model-name", served_name]
     args += ["--host", settings.host, "--port", str(settings.port)]
     if settings.tls_cert and settings.tls_key:

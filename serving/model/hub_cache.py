@@ -86,9 +86,10 @@ def cached_folder(name: str, cache: Path | None = None) -> Path | None:
     """Return the folder of the model `owner/name` in the cache, None if it is not there."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return None
-    folder = repository(name, cache or cache_folder())
+    cache = cache or cache_folder()
+    folder = repository(name, cache)
     # Fetched by its commit, it has no `main`: any that is there will do.
-    found = sorted(folder.glob(f"snapshots/{_main_commit(folder) or '*'}/config.json"))
+    found = sorted(folder.glob(f"snapshots/{main_commit(name, cache) or '*'}/config.json"))
     return found[-1].parent if found else None
 
 
@@ -112,7 +113,7 @@ def arrived_bytes(name: str, cache: Path) -> int:
 def holds(cache: Path, name: str) -> bool:
     """Whether a cache holds all of the model `owner/name`."""
     folder = repository(name, cache)
-    commit = _main_commit(folder)
+    commit = main_commit(name, cache)
     if commit is None:
         return False
     snapshot = folder / "snapshots" / commit
@@ -125,9 +126,10 @@ def holds(cache: Path, name: str) -> bool:
     return all((snapshot / name).exists() for name in ("config.json", *shards))
 
 
-def _main_commit(folder: Path) -> str | None:
+def main_commit(name: str, cache: Path) -> str | None:
+    """Return the commit that a cache has as the model's `main`, None if it has none."""
     try:
-        return (folder / "refs" / "main").read_text(encoding="ascii").strip()
+        return (repository(name, cache) / "refs" / "main").read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
         return None
 

@@ -54,6 +54,7 @@ def expected(engine, gpus):
         *["--max-num-batched-tokens", "2048"],
         *["--max-num-seqs", "128"],
         *["--gpu-memory-utilization", "0.92"],
+        *["--revision", "005ad3404e59d6023443cb575daa05336842228a"],
         *["--served-model-name", "google/gemma-3-27b-it"],
         *["--host", "127.0.0.1"],
         *["--port", "8123"],

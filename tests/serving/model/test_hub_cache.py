@@ -3,13 +3,15 @@
 import json
 import os
 import random
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
-from serving.model.hub_cache import environment, find_hub
+from serving.model.hub_cache import environment, find_hub, repository
+from serving.model.revisions import REVISIONS, revision_of
 from serving.settings import ServeSettings
 from tests.support.serving import ROOT
 
@@ -101,3 +103,33 @@ def test_no_token_is_shown(machine):
     hub = find_hub(settings.engine_variables)
     assert hub.stored_token == "hf_stored"
     assert "hf_s" not in repr(hub) + repr(settings) + str(settings.model_dump())
+
+
+def downloaded(cache, name, commit, branch=None):
+    folder = repository(name, cache)
+    snapshot = folder / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    for file in ("config.json", "model.safetensors"):
+        (snapshot / file).write_text("{}")
+    if branch is not None:
+        (folder / "refs").mkdir()
+        (folder / "refs" / branch).write_text(commit)
+
+
+def test_a_known_checkpoint_is_served_at_the_commit_that_is_known(tmp_path):
+    known = REVISIONS["google/gemma-3-4b-it"]
+    assert revision_of("google/gemma-3-4b-it", tmp_path) == known
+    assert revision_of("owner/unknown", tmp_path) is None
+    downloaded(tmp_path, "google/gemma-3-4b-it", known)
+    assert revision_of("google/gemma-3-4b-it", tmp_path) == known
+
+
+@pytest.mark.parametrize(("commit", "served"), [("c" * 40, None), (REVISIONS["google/gemma-3-4b-it"],) * 2])
+def test_what_the_cache_holds_as_main_is_served(tmp_path, commit, served):
+    downloaded(tmp_path, "google/gemma-3-4b-it", commit, "main")
+    assert revision_of("google/gemma-3-4b-it", tmp_path) == served
+    assert revision_of("google/gemma-3-4b-it") == REVISIONS["google/gemma-3-4b-it"]  # on another machine
+
+
+def test_revisions_are_whole_commits():
+    assert all(re.fullmatch(r"[0-9a-f]{40}", commit) for commit in REVISIONS.values())
