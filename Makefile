@@ -131,4 +131,4 @@ pins: setup ## write all constraint files anew, with hashes, keeping what can be
 format: setup ## put the code into the house's format
 	@.venv/bin/ruff check --fix . && .venv/bin/ruff format .
 
-.PHONY: help setup setup-engine serve fleet reload status bench chat bench-client bench-load bench-worker soak soak-worker runpod-local image push plan plan-table doctor test test-fast test-slow lint format generated settings-docs pins deploy-plan deploy deploy-status deploy-logs deploy-rollback undeploy export
+.PHONY: help setup setup-engine serve models fleet reload status bench chat bench-client bench-load bench-worker soak soak-worker runpod-local image push plan plan-table doctor test test-fast test-slow lint format generated settings-docs pins deploy-plan deploy deploy-status deploy-logs deploy-rollback undeploy export

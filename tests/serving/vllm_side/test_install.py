@@ -18,6 +18,7 @@ if sys.argv[1] == "venv":
     modules = venv / "lib" / "site-packages" / "vllm"
     modules.mkdir(parents=True, exist_ok=True)
     (venv / "bin").mkdir(exist_ok=True)
+    (venv / "pyvenv.cfg").touch()
     (venv / "bin" / "python").unlink(missing_ok=True)
     (venv / "bin" / "python").symlink_to(sys.executable)
     (modules / "engine.py").write_text("def run(): pass")
