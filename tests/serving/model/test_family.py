@@ -24,9 +24,10 @@ H100 = parse_gpus("1x H100")
 
 
 @pytest.fixture(autouse=True)
-def _no_settings(monkeypatch):
+def _no_settings_and_no_network(monkeypatch):
     for name in set(os.environ) - set(clean_environment()):
         monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 def arguments(model, **settings):
@@ -82,7 +83,7 @@ def test_client_and_server_agree_on_which_families_want_turns_in_turn():
 
 
 @pytest.mark.engine
-def test_vllms_own_parser_takes_what_every_family_gets():
+def test_vllms_own_parser_takes_what_every_family_and_setting_gets(tmp_path):
     chosen = ServeSettings.load(None)
     lists = []
     for family, tools in product((*FAMILIES, None), (True, False)):
@@ -90,6 +91,11 @@ def test_vllms_own_parser_takes_what_every_family_gets():
         settled = Settled(chosen.model_copy(update={"tools": tools}), facts.name, facts, PlanRequest())
         lists.append(settled.command(settled.plan(H100), Path("vllm")).argv[2:])
     lists += [arguments(facts.name)[2:] for facts in MEMBERS]
+    more = {"kv_cache_dtype": "fp8", "quantization": "fp8", "load_format": "runai_streamer", "speculate": "ngram"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 20}))
+    lists.append(arguments("google/gemma-3-27b-it", lora=(f"sql={tmp_path}",), **more)[2:])
+    lists.append(arguments("acme/unheard-of", plan="off")[2:])
+    assert {"--lora-modules", "--speculative-config", "--quantization", "--load-format"} <= set(lists[-2])
     *found, wrong = problems([*lists, ["model", "--no-such-flag"]])
     assert found == [None] * len(lists)
     assert "no-such-flag" in wrong
@@ -102,7 +108,7 @@ def problems(lists):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
