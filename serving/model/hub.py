@@ -97,14 +97,14 @@ class HubReader:
         """Whether the configuration is closed to somebody without a token."""
         if self.token is None:
             return False
-        request = urllib.request.Request(self._address(name, "config.json"), method="HEAD")
         try:
+            request = urllib.request.Request(self._address(name, "config.json"), method="HEAD")
             with _opener().open(request, timeout=SILENT_S):
                 return False
         except urllib.error.HTTPError as error:
             error.close()
             return error.code in (401, 403)
-        except (OSError, http.client.HTTPException):
+        except (OSError, http.client.HTTPException, ValueError):
             return False
 
     def _json(self, name: str, file: str, limit: int) -> dict[str, Any] | None:
@@ -143,10 +143,10 @@ class HubReader:
     def _get(self, name: str, file: str, begin: int, length: int) -> bytes | None:
         """Return at most `length` bytes of a file from `begin` on, None if there is no such file."""
         headers = {"User-Agent": "gemma-vllm-kit", "Range": f"bytes={begin}-{begin + length - 1}"}
-        request = urllib.request.Request(self._address(name, file), headers=headers)
-        if self.token:
-            request.add_unredirected_header("Authorization", f"Bearer {self.token}")
         try:
+            request = urllib.request.Request(self._address(name, file), headers=headers)
+            if self.token:
+                request.add_unredirected_header("Authorization", f"Bearer {self.token}")
             with _opener().open(request, timeout=SILENT_S) as response:
                 skip = begin if response.status == http.client.OK else 0  # the whole file: it knows no ranges
                 expected = response.headers.get("Content-Length")
