@@ -193,7 +193,10 @@ class HubReader:
                 f"{page}, set HF_TOKEN, and let a fine-grained token read gated repositories."
             )
         if error.code == http.client.TOO_MANY_REQUESTS:
-            return Refused(f"{self.url} has had too many requests from here (429): try again later, or set HF_TOKEN.")
+            return Refused(
+                f"{name} cannot be read now: {self.url} has had too many requests from here (429). Try again later, or "
+                "set HF_TOKEN."
+            )
         return Refused(f"{self.url} answers {error.code} for {name}: try again later.")
 
     def _address(self, name: str, file: str) -> str:
