@@ -11,29 +11,29 @@ from __future__ import annotations
 
 
 class ServingError(Exception):
-    """Be the root of this package's errors."""
+    """Root of this package's errors."""
 
     exit_status = 1
 
 
 class ConfigurationError(ServingError):
-    """Report input that makes no sense."""
+    """Input that makes no sense."""
 
     exit_status = 2
 
 
 class DoesNotFit(ServingError):
-    """Report that no plan fits the hardware."""
+    """No plan fits the hardware."""
 
     exit_status = 3
 
 
 class Refused(ServingError):
-    """Report a missing precondition, before anything was started."""
+    """A precondition is missing, before anything was started."""
 
 
 class EngineFailed(ServingError):
-    """Report that vLLM did not start, or died for good.
+    """vLLM did not start, or died for good.
 
     `reason` is one sentence; `tail` holds the last lines (at most 20) of vLLM's log.
     """

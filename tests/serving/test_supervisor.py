@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -199,6 +200,24 @@ def test_readers_that_leave_do_not_take_vllm_along(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_stream_that_runs_ends_whole_when_it_is_told_to_stop(start: Callable[..., Serve]) -> None:
+    server = start()
+    server.wait_for("  ask ")
+    family = server.descendants()
+    answers: list[str] = []
+    asking = threading.Thread(
+        target=lambda: answers.append(chat(server, tokens=["x"] * 30, interval=0.1)), name="asking"
+    )
+    asking.start()
+    while json.load(urllib.request.urlopen(f"http://127.0.0.1:{server.port}/fake", timeout=30))["tokens"] < 3:
+        assert asking.is_alive()
+    assert stop(server) == 0
+    asking.join()
+    assert answers == ["x" * 30]
+    assert not [process for process in family if process.is_running()]
+    assert server.output[-1] == "Stopped."
 
 
 @pytest.fixture(scope="module")

@@ -122,7 +122,7 @@ def test_it_dies_with_whoever_started_it(tmp_path, new_session):
     assert gone(pids["child"])
 
 
-def test_a_killed_warden_leaves_no_vllm_behind(make_engine):
+def test_a_killed_reaper_leaves_no_vllm_behind(make_engine):
     engine = make_engine()
     engine.start()
     engine.wait_ready(20)
