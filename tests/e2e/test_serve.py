@@ -196,7 +196,7 @@ def test_a_vllm_that_hangs_comes_back_and_a_long_prefill_is_left_alone() -> None
     try:
         server.wait_for("  ask ")
         first = server.engine()
-        assert ask(server, "word " * 7000, LLM_MAX_TOKENS="2").returncode == 0
+        assert ask(server, "word " * 2500, LLM_MAX_TOKENS="2", LLM_FIRST_TOKEN_TIMEOUT="170").returncode == 0
         assert server.engine() == first
         core = next(process for process in first.children() if "EngineCore" in " ".join(process.cmdline()))
         core.send_signal(signal.SIGSTOP)
