@@ -157,9 +157,9 @@ def step(life: Life, event: Event, now: float, limits: Limits) -> tuple[Life, tu
         case State.STARTING, Answers():
             return replace(life, state=State.READY, deadline=None, ready_at=now), (Announce(event),)
         case State.STARTING, Expired():
-            return _end(life, now, late(limits.startup))
+            return _end(life, now, late(limits.startup), None)
         case State.READY, Hangs(reason=reason):
-            return _end(life, now, f"vLLM hung: {reason}.")
+            return _end(life, now, f"It hung: {reason}.", f"vLLM hangs, and is ended: {reason}.")
         case ((State.STARTING | State.READY | State.ENDING), Ended(failure=failure)):
             return _after_end(life, failure, now)
         case State.RESTARTING, Expired():
@@ -194,9 +194,9 @@ def _start(life: Life, now: float, limits: Limits) -> tuple[Life, tuple[Action, 
     return following, (Start(number),)
 
 
-def _end(life: Life, now: float, verdict: str) -> tuple[Life, tuple[Action, ...]]:
+def _end(life: Life, now: float, verdict: str, said: str | None) -> tuple[Life, tuple[Action, ...]]:
     ending = replace(life, state=State.ENDING, deadline=now + KILLED_S, killed=True, verdict=verdict)
-    return ending, (Kill(verdict),)
+    return ending, (Kill(said),)
 
 
 def _after_end(life: Life, failure: ServingError, now: float) -> tuple[Life, tuple[Action, ...]]:

@@ -31,7 +31,7 @@ class LogFile:
 
     def write(self, line: str) -> None:
         """Append a line, or count it as lost. Each line is tried, so that freed space is used."""
-        gap = f"[{self._lost:,} lines are missing here: they could not be written]\n" if self._lost else ""
+        gap = f"\n[lines missing here, which could not be written: {self._lost:,}]\n" if self._lost else ""
         data = f"{gap}{line}\n".encode("utf-8", "replace")
         try:
             whole = self._file.write(data) == len(data)

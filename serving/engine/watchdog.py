@@ -157,7 +157,7 @@ class Watchdog:
             self._moved = self._computed = now
         if self._computes(sight.core, now):
             self._computed = now
-        what = "its engine core is stopped" if sight.core.stopped else f"{waiting:.0f} requests wait"
+        what = "its engine core is stopped" if sight.core.stopped else f"requests wait for it: {waiting:.0f}"
         if now - self._computed > self._stalled_after:
             return f"vLLM has computed no token for {now - self._moved:.0f} s, and {what}"
         if now - self._moved > self._busy_after:

@@ -182,10 +182,10 @@ def test_a_hang_is_the_reason_of_the_restart():
     world = World()
     world.happen(Answers(1))
     world.happen(Hangs(1, "it has not answered /health for 61 s"))
-    assert world.actions[-1] == Kill("vLLM hung: it has not answered /health for 61 s.")
+    assert world.actions[-1] == Kill("vLLM hangs, and is ended: it has not answered /health for 61 s.")
     world.happen(Ended(1, EngineFailed("vLLM was killed (SIGKILL).")))
     assert isinstance(world.actions[-1], Retry)
-    assert str(world.actions[-1].failure) == "vLLM hung: it has not answered /health for 61 s."
+    assert str(world.actions[-1].failure) == "It hung: it has not answered /health for 61 s."
     world.wait(1)
     assert world.life.state is State.STARTING
     assert world.engines == 2

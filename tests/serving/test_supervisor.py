@@ -73,7 +73,7 @@ def test_a_long_prefill_is_left_alone_and_a_core_that_is_stopped_comes_back(star
     server.wait_for("  ask ", times=2)
     assert chat(server, tokens=["c"]) == "c"
     assert not [process for process in (first, core) if process.is_running()]
-    assert "vLLM hung: vLLM has computed no token for" in "\n".join(server.output)
+    assert "vLLM died. It hung: vLLM has computed no token for" in "\n".join(server.output)
     assert stop(server) == 0
 
 
@@ -82,7 +82,7 @@ def test_a_vllm_that_is_stopped_comes_back_and_is_no_riddle(start: Callable[...,
     server.wait_for("  ask ")
     frozen = server.engine()
     frozen.send_signal(signal.SIGSTOP)
-    server.wait_for("vLLM hung: vLLM is running and has not answered /health for", within=60)
+    server.wait_for("vLLM hangs, and is ended: vLLM is running and has not answered /health for", within=60)
     server.wait_for("  ask ", times=2)
     assert not frozen.is_running()
     assert stop(server) == 0

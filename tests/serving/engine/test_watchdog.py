@@ -69,7 +69,7 @@ def test_a_core_that_hardly_computes_stands_still():
         if reason := watchdog.judge(sight, float(now)):
             break
     assert 180 < now <= 186
-    assert "1 requests wait" in reason
+    assert "requests wait for it: 1" in reason
 
 
 def test_a_shorter_patience_is_one_for_silence_too():
