@@ -34,6 +34,7 @@ def every_check(
     """
     yield settings.callers(serve)
     yield from settings.certificate(serve)
+    yield from settings.log_file(serve)
     yield from settings.loader(serve, hardware)
     yield from settings.access_log(serve)
     yield from machine.engine(serve, hardware)

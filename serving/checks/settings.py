@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from serving.checks.check import Check
 from serving.engine.certificate import refuse_bad_pair
+from serving.engine.log_file import refuse_unwritable
 from serving.engine.program import engine_python
 from serving.errors import ConfigurationError
 from serving.model.python_environment import installed
@@ -68,6 +69,18 @@ def callers(settings: ServeSettings) -> Check:
     where = "this machine" if settings.loopback else f"whoever reaches {settings.host}"
     key = " with the key" if settings.api_key else ""
     return Check("callers", "ok", f"{where} may ask{key}")
+
+
+def log_file(settings: ServeSettings) -> Iterator[Check]:
+    """Check the file for vLLM's log, if there shall be one."""
+    if settings.log_file is None:
+        return
+    try:
+        refuse_unwritable(settings.log_file)
+    except ConfigurationError as error:
+        yield Check.failed("log file", error, "unset SERVE_LOG_FILE")
+    else:
+        yield Check("log file", "ok", f"vLLM's log goes to {settings.log_file}")
 
 
 def certificate(settings: ServeSettings) -> Iterator[Check]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import TYPE_CHECKING
 
 from serving.errors import ConfigurationError
@@ -9,6 +11,24 @@ from serving.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raise ConfigurationError if a file could not be appended to, or made; make none."""
+    place = path if path.exists() else path.parent
+    if path.is_dir():
+        raise _refusal(path, errno.EISDIR)
+    if not place.exists():
+        raise _refusal(path, errno.ENOENT)
+    if not os.access(place, os.W_OK):
+        raise _refusal(path, errno.EACCES)
+
+
+def _refusal(path: Path, number: int | None) -> ConfigurationError:
+    why = os.strerror(number) if number else "no file"
+    return ConfigurationError(
+        f"SERVE_LOG_FILE={str(path)!r} cannot be written ({why}): name a file in a folder that is there and yours."
+    )
 
 
 class LogFile:
@@ -24,10 +44,7 @@ class LogFile:
         try:
             self._file = path.open("ab", buffering=0)  # nothing is held back that could fail later, at the end
         except OSError as error:
-            raise ConfigurationError(
-                f"SERVE_LOG_FILE={str(path)!r} cannot be written ({error.strerror}): name a file in a folder that is "
-                "there and yours."
-            ) from error
+            raise _refusal(path, error.errno) from error
 
     def write(self, line: str) -> None:
         """Append a line, or count it as lost. Each line is tried, so that freed space is used."""

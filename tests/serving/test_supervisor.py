@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from serving.checks.settings import log_file
 from serving.engine.certificate import refuse_bad_pair
 from serving.errors import ConfigurationError
 from serving.settings import ServeSettings
@@ -177,6 +178,12 @@ def test_a_log_file_that_cannot_be_is_refused(start: Callable[..., Serve], tmp_p
     server = start(SERVE_LOG_FILE=str(tmp_path / place))
     assert server.wait() == 2
     assert f"error: SERVE_LOG_FILE='{tmp_path / place}' cannot be written" in server.output[-1]
+    there: dict[str, Any] = {"log_file": tmp_path / place}
+    [check] = log_file(ServeSettings(**there))  # what `doctor` says
+    assert f"error: {check.detail}" == server.output[-1]
+    here: dict[str, Any] = {"log_file": tmp_path / "vllm.log"}
+    assert next(log_file(ServeSettings(**here))).status == "ok"
+    assert not (tmp_path / "vllm.log").exists()
 
 
 def test_readers_that_leave_do_not_take_vllm_along(tmp_path: Path) -> None:
