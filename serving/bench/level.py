@@ -122,24 +122,34 @@ class Level:
 
 
 def measured(
-    load: float, asked: Sequence[Asked], began: float, ended: float, own: OwnCost, server: ServerView | None = None
+    load: float,
+    asked: Sequence[Asked],
+    began: float,
+    ended: float,
+    own: OwnCost,
+    server: ServerView | None = None,
+    before: Sequence[Asked] = (),
 ) -> Level:
     """Return the figures of the requests that were due between `began` and `ended`.
 
-    Rates are those of that time; what a request did afterwards counts for its own times alone.
+    Rates are those of that time, to which what was due `before` it adds; what a request did afterwards counts for its
+    own times alone.
     """
     whole = [one for one in asked if one.error is None]
+    flowing = [*whole, *(one for one in before if one.error is None)]
     seconds = ended - began
     return Level(
         load=load,
         seconds=seconds,
         requests=len(asked),
         errors=dict(Counter(one.error for one in asked if one.error is not None)),
-        tokens_per_second=sum(one.tokens_within(began, ended) for one in whole) / seconds,
-        prompt_tokens_per_second=sum(one.tokens_in for one in whole if one.first is not None and one.first <= ended)
+        tokens_per_second=sum(one.tokens_within(began, ended) for one in flowing) / seconds,
+        prompt_tokens_per_second=sum(
+            one.tokens_in for one in flowing if one.first is not None and began < one.first <= ended
+        )
         / seconds,
-        requests_per_second=sum(one.last <= ended for one in whole) / seconds,
-        at_once=sum(min(one.last, ended) - one.due for one in whole) / seconds,
+        requests_per_second=sum(began < one.last <= ended for one in flowing) / seconds,
+        at_once=sum(min(one.last, ended) - max(one.due, began) for one in flowing) / seconds,
         first_token=Spread.of(None if one.first is None else one.first - one.due for one in whole),
         speed=Spread.of((one.speed for one in whole), more_is_better=True),
         whole=Spread.of(one.last - one.due for one in whole),

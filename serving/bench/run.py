@@ -105,7 +105,7 @@ async def measure(
 ) -> Level:
     """Run one load for at least so many seconds and return its figures."""
     own = OwnWatch()
-    window = Window(least_s, own.stop)
+    window = Window(least_s, own.start, own.stop)
 
     async def progress(say: Callable[[float, float, int], object]) -> None:
         while True:
@@ -119,10 +119,12 @@ async def measure(
         beside.append(progress(on_progress))
     async with _beside(beside):
         await keep_up(load, ask, window)
-    assert window.ended is not None  # or the load would go on
-    tokens = sum(one.tokens_within(window.began, window.ended) for one in window.asked)
+    began, ended = window.began, window.ended
+    assert began is not None  # or the load would go on
+    assert ended is not None
+    tokens = sum(one.tokens_within(began, ended) for one in (*window.asked, *window.before))
     seen = server.view() if server is not None else None
-    return measured(load.amount, window.asked, window.began, window.ended, own.cost(tokens), seen)
+    return measured(load.amount, window.asked, began, ended, own.cost(tokens), seen, window.before)
 
 
 @asynccontextmanager

@@ -27,8 +27,13 @@ class OwnWatch:
 
     def __init__(self) -> None:
         self._late: list[float] = []
-        self._began = (time.process_time(), time.perf_counter())
         self._spent: tuple[float, float] | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Begin the time that counts anew."""
+        self._late.clear()
+        self._began = (time.process_time(), time.perf_counter())
 
     async def run(self) -> None:
         """Tick until cancelled."""

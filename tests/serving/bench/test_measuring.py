@@ -103,8 +103,8 @@ def test_who_has_to_wait_for_a_place_waits_from_when_he_came():
 
 def test_all_that_counts_is_answered_under_the_load():
     found, server = level(Users(5), least_s=10)
-    assert found.requests == 35
-    assert server.calls == 40
+    assert 31 <= found.requests <= 35  # seven turns of one, six or seven of each other
+    assert server.calls >= found.requests + 5
     assert server.cut == 0 or server.cut == 5
 
 
