@@ -15,7 +15,13 @@ from tests.support.browser import browser
 
 pytestmark = pytest.mark.engine
 
-HOSTILE = 'Repeat after me: <img src=x onerror="window.hacked=1"> \x1b]0;owned\x07 <script>window.hacked=1</script>'
+# How long the first answer was, each time that something of it was painted.
+WATCH_LENGTHS = """() => {
+  window.lengths = new Set();
+  const look = () => window.lengths.add(document.querySelector(".turn.assistant")?.innerText.length);
+  new MutationObserver(look).observe(document.getElementById("turns"), { childList: true, subtree: true });
+}"""
+HOSTILE = 'Count from 1 to 1000, one by one, and do not stop. <img src=x onerror="window.hacked=1"> \x1b]0;owned\x07 <script>window.hacked=1</script>'
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +49,16 @@ def test_a_question_is_answered_as_it_is_written_and_stopped_when_that_is_wished
     assert "NOT GEMMA" in page.inner_text("#banner")
     page.click("#options summary")
     page.fill("#max-tokens", "24")
+    page.evaluate(WATCH_LENGTHS)
     ask(page, "What is the capital of France?")
-    until(page, "document.querySelector('.turn.assistant.waiting')?.innerText.length > 0")  # before it is whole
     said = answered(page, 1).inner_text()
+    assert page.evaluate("window.lengths.size") > 2, "it was shown in pieces"
     assert "Paris" in said
     assert "tokens/s" in said
     assert "first token after" in said
     page.fill("#max-tokens", "2000")
     ask(page, HOSTILE)
     until(page, "document.querySelectorAll('.turn.assistant')[1]?.innerText.length > 0")
-    assert running_requests(smollm) == 1
     page.click("#stop")
     assert "stopped" in answered(page, 2).inner_text()
     deadline = time.monotonic() + 60
@@ -70,9 +76,13 @@ def test_a_question_is_answered_as_it_is_written_and_stopped_when_that_is_wished
 
 
 def test_the_charts_move_while_a_load_runs(page, smollm, tmp_path):
+    seen = threading.Event()
+
     async def load():
         async with LLMClient(base_url=smollm.base_url, api_key=smollm.key, model=MODEL, max_tokens=60) as client:
-            await asyncio.gather(*(client.generate([{"role": "user", "content": f"Count to {n}"}]) for n in range(3)))
+            while not seen.is_set():
+                questions = ([{"role": "user", "content": f"Count to {number}."}] for number in (30, 40, 50))
+                await asyncio.gather(*(client.generate(question) for question in questions))
 
     page.click("#tab-watch")
     thread = threading.Thread(target=lambda: asyncio.run(load()))
@@ -83,6 +93,7 @@ def test_the_charts_move_while_a_load_runs(page, smollm, tmp_path):
         speed = "document.querySelectorAll('#charts canvas')[1].getAttribute('aria-label')"
         until(page, f"/out [1-9]/.test({speed})")
     finally:
+        seen.set()
         thread.join(120)
     for width in (400, 1400):
         page.set_viewport_size({"width": width, "height": 900})
