@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 _KEEPALIVE_S = 4.0
 _ERROR_BODY_LIMIT = 2**20  # bytes, unpacked
 _ERROR_BODY_TIMEOUT = 5.0  # seconds
-_LISTING_LIMIT = 4 * 2**20
-_BODY_LIMIT = 256 * 2**20
+# What else this client reads whole. The chat's answers are counted by who reads them, and what the application asks the
+# openai client for by itself is its own.
+_LIMITS = {"/models": 4 * 2**20, "/health": 2**20, "/ping": 2**20, "/embeddings": 64 * 2**20}
 _UNLIMITED = float("inf")
 # Gateways send policies, cookies and traces in their headers: far more than aiohttp's 8,190 bytes and 128 lines.
 _HEAD_FIELD_LIMIT = 2**18  # bytes
@@ -160,10 +161,11 @@ async def _bound_body(response: httpx2.Response) -> None:
     """Keep the openai client from reading a body for ever: of all but a stream it reads what there is."""
     if response.status_code >= 400:
         _bound(response, _ERROR_BODY_LIMIT, _ERROR_BODY_TIMEOUT)
-    elif response.request.method == "GET":
-        _bound(response, _LISTING_LIMIT, _UNLIMITED)
-    elif not response.request.url.path.endswith("/chat/completions"):  # what streams is counted by who reads it
-        _bound(response, _BODY_LIMIT, _UNLIMITED)
+        return
+    path = response.request.url.path
+    limit = next((limit for end, limit in _LIMITS.items() if path.endswith(end)), None)
+    if limit is not None:
+        _bound(response, limit, _UNLIMITED)
 
 
 async def _bound_sdk_body(response: httpx2.Response) -> None:

@@ -230,3 +230,9 @@ async def test_an_interim_head(server: FakeOpenAI, make: Make) -> None:
 
     server.default = respond
     assert await make().generate(HELLO) == "Hello"
+
+
+async def test_what_the_application_reads_through_the_openai_client_is_whole(server: FakeOpenAI, make: Make) -> None:
+    content = b"x" * (5 * 2**20)
+    server.routes["/v1/files/f/content"] = reply(200, content, "application/octet-stream")
+    assert (await make().client.files.content("f")).content == content

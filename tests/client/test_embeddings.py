@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import struct
 from collections.abc import Callable, Iterator
@@ -153,10 +154,15 @@ async def test_it_is_asked_again_where_that_may_help(server: FakeOpenAI, make: M
 async def test_slots_and_the_total_deadline(server: FakeOpenAI, make: Make) -> None:
     server.routes[PATH] = stall
     llm = make(max_concurrency=1, total_timeout=0.3)
-    for found in await asyncio.gather(llm.embeddings("a"), llm.embeddings("b"), return_exceptions=True):
-        assert isinstance(found, LLMTimeoutError)
-        assert found.phase == "total"
-    assert len(server.all) == 1
+    slots = llm._free_slots()
+    assert slots is not None
+    for held in (True, False):
+        async with slots if held else contextlib.nullcontext():
+            with pytest.raises(LLMTimeoutError) as caught:
+                await llm.embeddings("a")
+        assert caught.value.phase == "total"
+        assert len(server.all) == (0 if held else 1)
+        assert not slots.locked()
 
 
 @pytest.mark.parametrize("texts", [b"bytes", {"a": 1}, 5, None, [None], [[float("nan")]], [object()]])
