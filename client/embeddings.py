@@ -24,7 +24,7 @@ from client._wire.error_mapping import (
 )
 from client._wire.exchange import with_models
 from client._wire.masking import quote
-from client._wire.request import embedding_arguments, is_the_sdks
+from client._wire.request import embedding_arguments, is_one_text, is_the_sdks
 from client._wire.retry import may_send_again, pause
 from client.errors import LLMError, UnexpectedResponseError
 from client.telemetry import RequestEnd
@@ -100,7 +100,8 @@ class _Request:
     def _read(self, response: Any) -> list[list[float]]:
         body: bytes = response.content
         self.request_id = request_id_of(response.headers, self.endpoint)
-        wanted = _count(self._arguments["input"])
+        texts = self._arguments["input"]
+        wanted = 1 if is_one_text(texts) else len(texts)
         try:
             listing = _decode(body)
             vectors = [_vector(row.embedding) for row in _in_order(listing.data)]
@@ -174,11 +175,6 @@ async def embed(
                 response_model=request.response_model,
             )
         )
-
-
-def _count(texts: str | list[Any]) -> int:
-    """Return how many texts these are: a text and a list of tokens are one."""
-    return 1 if isinstance(texts, str) or all(type(one) is int for one in texts) else len(texts)
 
 
 def _in_order(rows: list[_Row]) -> list[_Row]:

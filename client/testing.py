@@ -11,6 +11,7 @@ import asyncio
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from client._wire.request import embedding_arguments, is_one_text
 from client.llm import LLMClient
 from client.settings import ClientSettings
 
@@ -42,6 +43,16 @@ class FakeLLMClient(LLMClient):
         self._answers = [[answer] if isinstance(answer, str) else list(answer) for answer in answers] or [["Hello"]]
         completions = SimpleNamespace(create=self._create)
         self.client: Any = SimpleNamespace(chat=SimpleNamespace(completions=completions))
+
+    async def embeddings(
+        self,
+        input: str | Iterable[str] | Iterable[int] | Iterable[Iterable[int]],  # noqa: A002 - the API's name
+        model: str | None = None,
+        **options: Any,
+    ) -> list[list[float]]:
+        """Return a vector for each text that depends on the text alone."""
+        texts = embedding_arguments(input, model or self.model, options)["input"]
+        return [[float(len(text)), 1.0] for text in ([texts] if is_one_text(texts) else texts)]
 
     async def models(self) -> list[str]:
         """Return the one model."""

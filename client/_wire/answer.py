@@ -48,6 +48,7 @@ _GIVEN_UP = frozenset(
 # What some servers put into `data:` while there is nothing to say, beside nothing and comments.
 _KEEP_ALIVE = re.compile(rb"(?i)[\[\"']*(ping|pong|keep[-_ ]?alive|heartbeat|processing|null)?[\]\"']*")
 _KEEP_ALIVE_LIMIT = 32  # bytes
+_WRAPPED = re.compile(rb"\A(?:data:\s*)+")
 
 
 class ErrorFound(Exception):
@@ -192,6 +193,7 @@ class Answer:
         if not any(first.message or first.delta or first.text for first in firsts):
             raise NotAnAnswer("a body without an answer in it", text)
         for one, chunk in zip(bodies, chunks, strict=True):
+            _raise_for(one, text)
             self._take_names(one)
             self._add_lenient(chunk)
         return self.finish_reason is not None or any(first.delta is None for first in firsts)
@@ -208,7 +210,7 @@ class Answer:
             if word.startswith(b":") or (len(word) < _KEEP_ALIVE_LIMIT and _KEEP_ALIVE.fullmatch(word)):
                 return False
             if word.startswith(b"data:"):  # an event within an event: what was ready to send was wrapped once more
-                return self.add(type(event)(word.removeprefix(b"data:").strip()))
+                return self.add(type(event)(_WRAPPED.sub(b"", word)))
         try:
             body = loads(data)
             if isinstance(body, str) and body[:1] in ("{", "["):  # JSON within JSON, likewise

@@ -177,6 +177,8 @@ class Exchange:
             end = self._fail(self._unexpected(found.what, found.quoted), found.__context__)
         except CutShort as error:
             end = self._interrupt(error)
+        except (RecursionError, ValueError) as error:  # nested as deep as one decoder takes it, and another does not
+            end = self._fail(self._unexpected("a chunk that cannot be read", ""), error)
         seen = (self.answer.pieces, self.answer.finish_reason is not None)
         if seen != self._seen:
             self._seen = seen

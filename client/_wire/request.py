@@ -62,6 +62,11 @@ def embedding_arguments(texts: str | Iterable[Any], model: str, options: Mapping
     return _with_options(found, options, _known_options("embeddings"))
 
 
+def is_one_text(texts: str | list[Any]) -> bool:
+    """Return whether these are one text, as it is or in tokens."""
+    return isinstance(texts, str) or (bool(texts) and all(type(one) is int for one in texts))
+
+
 def _with_options(found: dict[str, Any], options: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
     extra = dict(options.get("extra_body") or {})
     for name, value in options.items():

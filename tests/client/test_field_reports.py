@@ -236,6 +236,8 @@ LLAMA = b'error: {"code": 500, "message": "boom", "type": "server_error"}\n\n'
         b'data: {"choices": [{"delta": {}, "finish_reason": "MALFORMED_FUNCTION_CALL"}]}\n\n',
         b'data: "{\\"error\\": \\"boom\\"}"\n\n',
         b'data: data: {"error": "boom"}\n\n',
+        b"data: " * 5000 + b"\n\n" + b"data: {\n\n",
+        b'data: {"choices": [{"delta": {}, "error": ' + b"[" * 900 + b"]" * 900 + b"}]}\n\ndata: {\n\n",
     ],
 )
 @pytest.mark.parametrize("after", ["text", "nothing"])
@@ -319,6 +321,13 @@ async def test_an_answer_in_other_wrappings(server: FakeOpenAI, make: Make, body
     client = make()
     assert await client.generate(HELLO) == "Hello"
     assert await client.generate(HELLO) == "Hello"
+
+
+async def test_an_error_in_a_list_of_chunks(server: FakeOpenAI, make: Make) -> None:
+    server.script(reply(200, [piece("Hel"), {"error": {"message": "boom", "code": 503}}]))
+    with pytest.raises(ServerError, match="boom") as caught:
+        await make().generate(HELLO)
+    assert caught.value.partial == "Hel"
 
 
 async def test_json_lines_that_stop_are_cut_short(server: FakeOpenAI, make: Make) -> None:

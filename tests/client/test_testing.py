@@ -49,3 +49,11 @@ def test_the_interface_is_the_clients() -> None:
     for name, member in inspect.getmembers(LLMClient, inspect.isfunction):
         if not name.startswith("_"):
             assert inspect.signature(getattr(FakeLLMClient, name)) == inspect.signature(member)
+
+
+async def test_embeddings() -> None:
+    fake = FakeLLMClient()
+    one, other = await fake.embeddings(["a", "bcd"])
+    assert one != other
+    assert await fake.embeddings("a") == [one]
+    assert await fake.embeddings([]) == []
