@@ -92,7 +92,7 @@ Headers = Annotated[SecretStr, AfterValidator(_headers)]
 
 
 class ClientSettings(Variables):
-    """Say where to ask, as whom, and how long to wait. `None` means: the default of the place that uses it."""
+    """Where to ask, as whom, and how long to wait. `None` means: the default of the place that uses it."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX)
 

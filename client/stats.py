@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Stats:
-    """Hold the figures of one answer.
+    """The figures of one answer.
 
     `time_to_first_token` is in seconds from the call, retries and waiting included, None while nothing has arrived.
     `duration` is in seconds from the call to the last piece.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class FakeLLMClient(LLMClient):
-    """Answer with what is given: per request, pieces of text, pauses in seconds, and an error to end in.
+    """A client that answers with what is given: per request, pieces of text, pauses in seconds, and an error to end in.
 
     The last answer serves all further requests. Everything above the connection is the real client's. `requests` holds
     the arguments of each `chat.completions.create`: `messages`, `max_tokens`, ... Nothing is read from the environment.

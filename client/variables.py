@@ -89,7 +89,7 @@ def names_of(field: str, info: FieldInfo, prefix: str) -> tuple[str, ...]:
 
 
 class Variables(BaseSettings):
-    """Read the variables with one prefix (`env_prefix`) from an env file and the environment, which wins.
+    """The variables with one prefix (`env_prefix`) from an env file and the environment, which wins.
 
     Whatever else there is, is left alone; an empty variable is an unset one; no secret gets into an error. A bad value
     raises `error`, which a subclass sets to the class of its own package.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class DeadlinePassed(Exception):
-    """Signal that the wait ran into the deadline of `phase`."""
+    """The wait ran into the deadline of `phase`."""
 
     def __init__(self, phase: Phase) -> None:
         super().__init__(phase)
@@ -25,7 +25,7 @@ class DeadlinePassed(Exception):
 
 
 class Deadline:
-    """Interrupt waits that go on for too long: `with deadline.until(when, phase): await ...`.
+    """Interrupts waits that go on for too long: `with deadline.until(when, phase): await ...`.
 
     Raises DeadlinePassed from the block. It holds no reference to the stream, so a stream that is dropped is freed.
     """

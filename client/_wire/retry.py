@@ -15,7 +15,7 @@ _LONGEST_RETRY_AFTER_S = 120.0
 
 
 def may_send_again(error: LLMError) -> bool:
-    """Tell whether the request that ended in `error` may be sent to the same endpoint again."""
+    """Return whether the request that ended in `error` may be sent to the same endpoint again."""
     if not error.retryable:
         return False
     if isinstance(error, LLMTimeoutError):
@@ -26,7 +26,7 @@ def may_send_again(error: LLMError) -> bool:
 
 
 def may_fall_back(error: LLMError) -> bool:
-    """Tell whether the other endpoint may be asked after `error`: no connection, 429 or 5xx."""
+    """Return whether the other endpoint may be asked after `error`: no connection, 429 or 5xx."""
     if isinstance(error, LLMTimeoutError):
         return error.phase == "connect"
     if isinstance(error, ServerError):
