@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,12 @@ Json = dict[str, Any]
 FILE = Path(__file__).with_name("runpod-api-v2.openapi.json")
 
 
+@functools.cache
+def described() -> Description:
+    """Return the description, read once for all tests."""
+    return Description()
+
+
 class Description:
     """The calls and the schemas of the API's description."""
 
@@ -22,11 +29,14 @@ class Description:
         self._description = json.loads(FILE.read_text(encoding="utf-8"))
         resource = DRAFT202012.create_resource(self._description)
         self._registry = Registry().with_resource("urn:runpod", resource)
+        self._validators: dict[str, Draft202012Validator] = {}
 
     def errors(self, name: str, value: Any) -> list[str]:
         """Return what is wrong with `value`, each with its path."""
-        schema = {"$ref": f"urn:runpod#/components/schemas/{name}"}
-        found = Draft202012Validator(schema, registry=self._registry).iter_errors(value)
+        if name not in self._validators:
+            schema = {"$ref": f"urn:runpod#/components/schemas/{name}"}
+            self._validators[name] = Draft202012Validator(schema, registry=self._registry)
+        found = self._validators[name].iter_errors(value)
         return [f"{'.'.join(map(str, error.absolute_path)) or 'body'}: {error.message}" for error in found]
 
     def operation(self, method: str, path: str) -> Json | None:

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from tests.deployment.fake_bodies import BOOT, CREATED_AT, GPUS, billing, diff, gpu_type, in_stock, release
 from tests.deployment.fake_calls import KEY, call, graphql
-from tests.deployment.fake_description import Description
+from tests.deployment.fake_description import described
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +52,7 @@ class FakeRunpod:
     """RunPod: use as a context manager; `url` is what RUNPOD_API_URL should be."""
 
     def __init__(self) -> None:
-        self.description = Description()
+        self.description = described()
         self.endpoints: dict[str, Json] = {}
         self.releases: dict[str, list[Json]] = {}
         self.booting: dict[str, int] = {}
