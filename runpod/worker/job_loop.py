@@ -37,7 +37,7 @@ LAST_TAKE_S = 5.0
 DELIVERY_S = 0.05
 # At the end: for the posts that are under way, and then for the error of each job to reach the platform.
 POSTS_S = 3.0
-LAST_POSTS_S = 10.0
+LAST_POSTS_S = 30.0
 # For a part that the job's result will hold, too: a whole answer, or the event that tells a reader of an error.
 OFFER_S = 5.0
 
