@@ -113,8 +113,15 @@ async def test_a_reload_under_streams_loses_none_and_brings_the_new_setting(flee
             "serves with the old settings; the other engines were left alone",
         ),
         ({"SERVE_MAX_NUM_SEQS": "many"}, 2, "SERVE_MAX_NUM_SEQS='many' is not allowed"),
-        ({"SERVE_ENGINE": "/nowhere/vllm"}, 1, "Nothing was touched. error: SERVE_ENGINE='/nowhere/vllm'"),
-        ({"FLEET_ENGINES": "3"}, 1, "Nothing was touched. The new settings mean 3 engines"),
+        pytest.param(
+            {"SERVE_ENGINE": "/nowhere/vllm"},
+            1,
+            "Nothing was touched. error: SERVE_ENGINE='/nowhere/vllm'",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"FLEET_ENGINES": "3"}, 1, "Nothing was touched. The new settings mean 3 engines", marks=pytest.mark.slow
+        ),
     ],
 )
 async def test_settings_that_cannot_start_leave_all_engines_serving_and_the_status_says_so(
@@ -209,6 +216,7 @@ async def test_after_kill_of_one_engine_the_others_streams_go_on_and_it_comes_ba
     assert len(fleet.engines()) == 2
 
 
+@pytest.mark.slow
 async def test_one_engine_says_how_long_the_gap_is_and_callers_are_told_when_to_come_again(tmp_path, settings):
     run = FleetRun(tmp_path, **settings, FLEET_ENGINES="1")
     try:
@@ -243,6 +251,7 @@ async def test_one_engine_says_how_long_the_gap_is_and_callers_are_told_when_to_
         run.close()
 
 
+@pytest.mark.slow
 def test_settings_that_no_engine_can_start_with_end_the_fleet_with_their_status(tmp_path, settings):
     run = FleetRun(tmp_path, **settings, FAKE_VLLM_FAIL="CUDA out of memory")
     try:

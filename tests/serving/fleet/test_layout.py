@@ -24,7 +24,7 @@ def layout(gpus: str, engines: int | None = None, **given: object):
     return serve, lay_out(serve, FleetSettings.load(None, engines=engines))
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(st.integers(1, 16), st.sampled_from([H100, "NVIDIA H200", "NVIDIA L40S", "NVIDIA B200"]))
 def test_every_engine_has_as_many_gpus_and_no_gpu_two_engines(count, name):
     _, made = layout(f"{count}x {name}")
@@ -42,7 +42,7 @@ def test_a_fleet_has_as_many_engines_as_the_plan_has_copies(gpus, engines):
     assert len(layout(gpus)[1].shares) == engines
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(st.integers(1, 8), st.integers(1, 8))
 def test_as_many_engines_as_are_asked_for_have_an_equal_part_each(count, engines):
     if engines > count:
