@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,13 +61,26 @@ def _json_at(text: str, here: int) -> tuple[int, int] | None:
     return (begin, end) if end == len(text) or text[end].isspace() else None
 
 
+def _flags_in_file(words: list[str]) -> list[str]:
+    """Return the flags in the file of `--config`; none if there is no such file, which vLLM will say."""
+    file = next((value for word, value in pairwise(words) if word == "--config"), None)
+    if file is None:
+        return []
+    try:
+        said = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return []
+    return [f"--{key}" for key in said] if isinstance(said, dict) else []
+
+
 def refused(words: Iterable[str]) -> str | None:
     """Return the sentence for the first flag that a setting says, in any spelling that vLLM takes; None if none does.
 
-    argparse takes `--flag=value` and any beginning of a flag that is no other's; vLLM takes underscores for dashes, and
-    `--flag.key`.
+    argparse takes `--flag=value` and any beginning of a flag that is no other's; vLLM takes underscores for dashes,
+    `--flag.key`, and `--config FILE` with flags in YAML.
     """
-    for word in words:
+    given = list(words)
+    for word in (*given, *_flags_in_file(given)):
         name = word.partition("=")[0].partition(".")[0].replace("_", "-")
         for flag, instead in SAID_BY_SETTINGS.items():
             if len(name) > len("--h") and flag.startswith(name):

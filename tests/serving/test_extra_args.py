@@ -104,6 +104,16 @@ def test_other_flags_pass(words):
     assert refused(words) is None
 
 
+@pytest.mark.parametrize("key", ["api-key", "api_key", "uds", "ssl-keyfile"])
+def test_a_file_of_arguments_gets_round_nothing_either(tmp_path, key):
+    file = tmp_path / "vllm.yaml"
+    file.write_text(f"seed: 1\n{key}: x\n")
+    assert SETTINGS[f"--{key.replace('_', '-')}"] in (refused(["--config", str(file)]) or "")
+    file.write_text("seed: 1\n")
+    assert refused(["--config", str(file)]) is None
+    assert refused(["--config", str(tmp_path / "none.yaml")]) is None
+
+
 def test_the_sentence_names_the_setting_and_never_the_value(monkeypatch):
     monkeypatch.setenv("SERVE_EXTRA_ARGS", "--seed 1 --api-key topsecret")
     with pytest.raises(

@@ -244,3 +244,18 @@ def test_where_images_may_be_fetched_from_is_a_setting(monkeypatch, engine, give
     found = [word for word in command.argv if "media" in word or word.endswith(".example")]
     assert found == arguments
     assert {name: value for name, value in command.env.items() if "MEDIA" in name} == environment
+
+
+def test_the_engines_own_variables_in_the_env_file_reach_it_and_the_environment_wins(monkeypatch, engine, tmp_path):
+    monkeypatch.setenv("NCCL_DEBUG", "WARN")
+    monkeypatch.delenv("HF_HOME", raising=False)
+    file = tmp_path / ".env"
+    file.write_text(
+        f"SERVE_ENGINE={engine}\nSERVE_GPUS=1x {H100}\nHF_HOME={tmp_path}/hub\nHF_ENDPOINT=https://mirror.example\n"
+        "HUGGING_FACE_HUB_TOKEN=hf_x\nNCCL_DEBUG=INFO\nNCCL_P2P_DISABLE=1\nVLLM_LOGGING_LEVEL=WARNING\nOTHER=1\n"
+    )
+    env = prepare(ServeSettings.load(file), dry_run=True).command.env
+    given = {"HF_HOME": f"{tmp_path}/hub", "HF_ENDPOINT": "https://mirror.example", "HF_TOKEN": "hf_x"}
+    assert {**env, **given, "NCCL_P2P_DISABLE": "1"} == env
+    assert not env.keys() & {"NCCL_DEBUG", "HUGGING_FACE_HUB_TOKEN", "OTHER"}
+    assert env["VLLM_LOGGING_LEVEL"] == "INFO"  # the kit reads phases from it

@@ -202,3 +202,18 @@ def test_skypilot_and_the_router_accept_what_is_written(tmp_path):
     words = shlex.split(script.read_text().splitlines()[-1].removeprefix("exec vllm-router"))
     done = subprocess.run([python, "-c", check_command, *words], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == list(urls)
+
+
+def test_what_belongs_to_this_machine_is_not_exported(tmp_path):
+    (tmp_path / ".env").write_text("HF_HOME=/mine\nHF_TOKEN=hf_secret\nNCCL_DEBUG=INFO\nVLLM_API_KEY=secret-key\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "serving", "export", "skypilot", "--gpus", H100],
+        cwd=tmp_path,
+        env=clean_environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load(done.stdout)["envs"]["NCCL_DEBUG"] == "INFO"
+    assert not [word for word in ("/mine", "hf_secret", "secret-key") if word in done.stdout + done.stderr]
