@@ -1,7 +1,7 @@
 """The connections to one endpoint: the http client of the openai client, with aiohttp below.
 
 What openai's client for aiohttp has no option for is set here and nowhere else: the size of a response's head, and
-what is done with a head that gives both a length and chunks. tests/client/test_connection.py holds it to that.
+what is done with a head that gives both a length and chunks. tests/client/wire/test_connection.py holds it to that.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from client import (
     ServerError,
     UnexpectedResponseError,
 )
-from tests.client.test_any_input import ANY, ARGUMENT
+from tests.client.wire.test_any_input import ANY, ARGUMENT
 from tests.support.fake_openai import FakeOpenAI, models, reply, stall
 
 Make = Callable[..., LLMClient]

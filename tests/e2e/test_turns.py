@@ -12,7 +12,7 @@ import pytest
 from client._wire.turns import merge_turns
 from serving.model import tryout
 from serving.settings import ServeSettings
-from tests.client.test_turns import CALL, turn
+from tests.client.wire.test_turns import CALL, turn
 from tests.support.gemma import google_form
 
 ROOT = Path(__file__).parents[2]

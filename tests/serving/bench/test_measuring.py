@@ -15,7 +15,7 @@ from serving.bench.goal import Goal, carried, climb, climb_and_narrow, read_seco
 from serving.bench.level import Asked, OwnCost, Spread, measured
 from serving.bench.load import Arrivals, Users
 from serving.bench.run import measure
-from tests.support.virtual_time import run
+from tests.serving.bench.virtual_time import run
 
 FREE = OwnCost(0.1, 20.0, 0.0)
 

@@ -13,10 +13,10 @@ import psutil
 import pytest
 
 from client import LLMClient
+from tests.serving.fleet.steady import Steady
 from tests.support.fake_vllm import install
 from tests.support.fleet import FleetRun, words
 from tests.support.serving import ROOT, clean_environment
-from tests.support.steady import Steady
 
 KEY = "a-key-of-the-fleet"
 TOKENS = [f" word{number}" for number in range(12)]

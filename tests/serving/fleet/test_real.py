@@ -12,10 +12,10 @@ import psutil
 import pytest
 
 from serving.vllm_side.middleware.api_keys import Key, digest
+from tests.serving.fleet.steady import Steady
 from tests.serving.fleet.test_fleet import KEY, TOKENS, max_num_seqs, reloaded, steady
 from tests.support.fake_vllm import install
 from tests.support.fleet import FleetRun
-from tests.support.steady import Steady
 
 
 def ask(run: FleetRun, key: str) -> int:

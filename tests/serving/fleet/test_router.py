@@ -13,9 +13,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.serving.fleet.steady import Steady
 from tests.support.fake_vllm import install
 from tests.support.serving import ROOT, clean_environment, free_port
-from tests.support.steady import Steady
 
 MODEL = "a-model"
 TOKENS = [f" word{number}" for number in range(12)]

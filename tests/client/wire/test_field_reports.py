@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from client import LLMClient, LLMError, LLMTimeoutError, RateLimitedError, ServerError, UnexpectedResponseError
-from tests.client.conftest import HELLO
+from tests.client.conftest import HELLO, KEY
 from tests.support.fake_openai import Exchange, FakeOpenAI, Respond, events, piece, reply, stream_bytes
 
 Make = Callable[..., LLMClient]
@@ -422,8 +422,6 @@ async def test_a_503_that_says_when(server: FakeOpenAI, make: Make) -> None:
 
 
 async def test_a_request_id_is_masked(server: FakeOpenAI, make: Make) -> None:
-    from tests.client.conftest import KEY
-
     server.script(reply(500, "", x_request_id=f"id-{KEY}"))
     with pytest.raises(ServerError) as caught:
         await make().generate(HELLO)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Make = Callable[..., LLMClient]
 Messages = list[dict[str, Any]]
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
 
