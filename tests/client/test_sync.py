@@ -212,7 +212,9 @@ else:
     sys.exit()
 print("done")
 """
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60)
+    quiet = ["-W", "ignore:This process:DeprecationWarning"]  # Python's own word on forks beside threads, since 3.12
+    command = [sys.executable, *quiet, "-c", code]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
