@@ -31,7 +31,7 @@ async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
     elif scope["path"] == "/release":
         released.set()
         released.clear()
-    elif scope["method"] == "POST":
+    elif scope["method"] == "POST" and scope["path"] != "/tokenize":
         waiting += 1
         await released.wait()
         waiting -= 1

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 OPEN_PATHS = frozenset({"/health", "/ping"})
-NOT_COUNTED = frozenset({"GET", "HEAD", "OPTIONS"})  # no model works for them
+# No model works for these. A fleet's router sends each question to the tokenizer of every engine first (tried).
+NOT_COUNTED = frozenset({"GET", "HEAD", "OPTIONS"})
+TOKENIZER = frozenset({"/tokenize", "/detokenize"})
 MISSING = "Missing or wrong API key: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'."
 # The name of the one key that is no line of a file.
 OPERATOR = "SERVE_API_KEY"
@@ -74,7 +76,7 @@ class ApiKeyGuard:
             return
         scope.setdefault("state", {})["key_name"] = key.name
         scope = self._as_vllm_asks(scope)
-        if scope.get("method") in NOT_COUNTED:
+        if scope.get("method") in NOT_COUNTED or _path(scope) in TOKENIZER:
             await self.app(scope, receive, send)
             return
         place = await self._limits.enter(key) if self._limits else None
@@ -93,7 +95,7 @@ class ApiKeyGuard:
     def _is_open(self, scope: MutableMapping[str, Any]) -> bool:
         if scope["type"] != "http":
             return False
-        if scope["path"].removeprefix(scope.get("root_path", "")) in self._open:
+        if _path(scope) in self._open:
             return True
         names = {name for name, _ in scope["headers"]}
         return scope["method"] == "OPTIONS" and {b"origin", b"access-control-request-method"} <= names
@@ -125,6 +127,11 @@ class ApiKeyGuard:
             if self._operator is not None and hmac.compare_digest(self._operator.digest, hashed):
                 found = self._operator
         return found
+
+
+def _path(scope: MutableMapping[str, Any]) -> str:
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    return path
 
 
 async def _refuse(

@@ -163,6 +163,17 @@ async def test_a_minute_takes_as_many_requests_as_it_may_over_two_servers(server
     assert all(1 <= int(wait) <= 60 for status, wait in answers if status == 429)
 
 
+async def test_what_no_model_works_for_is_not_counted(servers):
+    file, _, urls = servers
+    write(file, Key("team", digest(b"k"), per_minute=1))
+    async with caller("k") as session:
+        for method, path in (("POST", "/tokenize"), ("GET", "/name"), ("POST", "/tokenize")):
+            async with session.request(method, urls[0] + path) as response:
+                assert response.status == 200
+        await get(session, urls[0] + "/open")
+        assert [(await work(session, urls[0]))[0] for _ in range(2)] == [200, 429]
+
+
 async def test_the_places_of_a_server_that_was_killed_are_free_again(servers):
     file, running, urls = servers
     write(file, Key("team", digest(b"k"), at_once=2))
