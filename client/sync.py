@@ -300,8 +300,13 @@ _started: weakref.WeakSet[_LoopThread] = weakref.WeakSet()
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:  # which cancels what is left, and closes the loop
+    runner = asyncio.Runner(loop_factory=lambda: loop)
+    try:
         runner.get_loop().run_forever()
+    finally:
+        # Python 3.12.0 and 3.12.1 start no thread while the interpreter ends, not even to end others (cpython#113964).
+        with suppress(RuntimeError):
+            runner.close()  # which cancels what is left, and closes the loop
 
 
 async def _close(aclose: Callable[[], Coroutine[Any, Any, None]]) -> None:
