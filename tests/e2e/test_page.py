@@ -13,7 +13,7 @@ from tests.e2e.test_serve import MODEL, running_requests
 from tests.serving.vllm_side.test_page import answered, ask, until, watched
 from tests.support.browser import browser
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 # How long the first answer was, each time that something of it was painted.
 WATCH_LENGTHS = """() => {
