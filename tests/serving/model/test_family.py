@@ -103,7 +103,7 @@ def test_vllms_own_parser_takes_what_every_family_and_setting_gets(tmp_path):
 
 def problems(lists):
     done = subprocess.run(
-        [ENGINE_PYTHON, "-W", "ignore", ROOT / "tests" / "serving" / "vllm_side" / "arguments_in_engine.py"],
+        [ENGINE_PYTHON, "-W", "ignore", ROOT / "tests" / "serving" / "vllm_side" / "inside" / "arguments_in_engine.py"],
         input=json.dumps(lists),
         capture_output=True,
         text=True,

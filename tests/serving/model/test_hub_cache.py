@@ -16,7 +16,7 @@ from serving.settings import ServeSettings
 from tests.support.serving import ROOT
 
 ENGINE_PYTHON = ROOT / ".venv-engine" / "bin" / "python"
-SCRIPT = Path(__file__).parents[1] / "vllm_side" / "hub_in_engine.py"
+SCRIPT = Path(__file__).parents[1] / "vllm_side" / "inside" / "hub_in_engine.py"
 NAMES = (
     "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME", "HF_TOKEN_PATH", "HF_ENDPOINT",
     "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN",

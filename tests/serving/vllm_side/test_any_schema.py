@@ -14,7 +14,7 @@ MIDDLEWARE = ROOT / "serving" / "vllm_side" / "middleware"
 
 @pytest.mark.engine
 def test_a_limit_that_cannot_be_enforced_is_left_out_and_a_schema_that_makes_no_sense_is_refused():
-    script = Path(__file__).with_name("schemas_in_engine.py")
+    script = Path(__file__).parent / "inside" / "schemas_in_engine.py"
     command = [str(ENGINE_PYTHON), "-W", "ignore", str(script), str(MIDDLEWARE)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-4000:]

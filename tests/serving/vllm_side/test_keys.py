@@ -204,7 +204,7 @@ async def test_vllms_own_check_meets_the_key_that_it_knows_whichever_was_sent(se
 def test_vllms_own_check_lets_every_known_key_through(tmp_path):
     write(tmp_path / "keys", Key("ann", digest(b"a")))
     environment = clean_environment(VLLM_API_KEY="the-operators", SERVE_API_KEYS_FILE=str(tmp_path / "keys"))
-    script = Path(__file__).with_name("ask_in_engine.py")
+    script = Path(__file__).parent / "inside" / "ask_in_engine.py"
     command = [str(ROOT / ".venv-engine" / "bin" / "python"), "-W", "ignore", str(script), str(MIDDLEWARE)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]

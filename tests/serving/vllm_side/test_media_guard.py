@@ -14,7 +14,7 @@ MIDDLEWARE = ROOT / "serving" / "vllm_side" / "middleware"
 
 @pytest.mark.engine
 def test_no_url_of_an_image_leads_into_the_machines_own_network():
-    script = Path(__file__).with_name("fetch_in_engine.py")
+    script = Path(__file__).parent / "inside" / "fetch_in_engine.py"
     command = [str(ENGINE_PYTHON), "-W", "ignore", str(script), str(MIDDLEWARE)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-4000:]

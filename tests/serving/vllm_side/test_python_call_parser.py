@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.vllm_side.answers import CALLS, TEXTS
+from tests.serving.vllm_side.inside.answers import CALLS, TEXTS
 from tests.support.serving import ROOT
 
 PLUGIN = ROOT / "serving" / "vllm_side" / "tool_parser" / "python_call_parser.py"
@@ -15,7 +15,7 @@ ENGINE_PYTHON = ROOT / ".venv-engine" / "bin" / "python"
 
 @pytest.mark.engine
 def test_vllm_reads_the_same_whole_and_streamed():
-    script = Path(__file__).with_name("read_in_engine.py")
+    script = Path(__file__).parent / "inside" / "read_in_engine.py"
     command = [str(ENGINE_PYTHON), "-W", "ignore", str(script), str(PLUGIN), "7"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.serving.vllm_side.answers import CALLS, TEXTS, TOOLS
+from tests.serving.vllm_side.inside.answers import CALLS, TEXTS, TOOLS
 
 MODULE = Path(__file__).parents[3] / "serving" / "vllm_side" / "tool_parser" / "python_calls.py"
 FUNCTIONS = {tool["function"]["name"]: tuple(tool["function"]["parameters"]["properties"]) for tool in TOOLS}
