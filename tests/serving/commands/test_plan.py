@@ -225,4 +225,4 @@ def test_doctor_asks_the_hub_whether_the_token_opens_the_gate(machine, hub, tmp_
     )  # SERVE_GPUS: not this machine's matter
     assert checks(run("doctor", "--json", HF_TOKEN="hf_good", **machine))["access"]["status"] == "ok"
     (tmp_path / "token").write_text("hf_good\n")  # as `hf auth login` leaves it
-    assert checks(run("doctor", "--json", **machine))["access"]["status"] == "ok"
+    assert checks(run("doctor", "--json", HF_TOKEN_PATH=str(tmp_path / "token"), **machine))["access"]["status"] == "ok"
