@@ -29,6 +29,13 @@ HANDLER = ROOT / "runpod" / "handler.py"
 MODEL = "google/gemma-3-27b-it"
 
 
+def arguments(process: psutil.Process) -> list[str]:
+    """Return a process' arguments; none of one that has just ended."""
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+        return process.cmdline()
+    return []
+
+
 class Worker:
     """A running worker in `folder`, with what it has printed in `log`."""
 
@@ -58,7 +65,7 @@ class Worker:
 
     def vllm(self) -> psutil.Process:
         """Return vLLM's process."""
-        return next(p for p in self.family() if "serve" in p.cmdline() and not any("reaper" in a for a in p.cmdline()))
+        return next(p for p in self.family() if "serve" in (words := arguments(p)) and "reaper" not in " ".join(words))
 
     async def report(self) -> dict[str, Any]:
         """Return what the stand-in vLLM has seen."""

@@ -11,7 +11,15 @@ from emulation.accidents import Accident, dice
 from emulation.endpoint import Emulator
 from emulation.rules import Rules
 from tests.support.in_process import looping
-from tests.support.worker import chat, eventually, is_gone, platform_and_worker, run_job, running_worker
+from tests.support.worker import (
+    arguments,
+    chat,
+    eventually,
+    is_gone,
+    platform_and_worker,
+    run_job,
+    running_worker,
+)
 from worker.job_error import JobError
 
 
@@ -164,7 +172,7 @@ async def test_kill_9_takes_vllm_and_the_ping_process_along(tmp_path):
 
 async def test_sigterm_while_vllm_loads_leaves_nothing(tmp_path):
     async with Emulator() as platform, running_worker(platform, tmp_path, ready=False, FAKE_VLLM_LOAD="60") as worker:
-        await eventually(lambda: any("serve" in p.cmdline() for p in worker.family()))
+        await eventually(lambda: any("serve" in arguments(p) for p in worker.family()))
         await asyncio.sleep(2.5)  # past the imports
         family = worker.family()
         worker.terminate()
