@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 OPEN_PATHS = frozenset({"/health", "/ping"})
 # No model works for these. A fleet's router sends each question to the tokenizer of every engine first (tried).
 NOT_COUNTED = frozenset({"GET", "HEAD", "OPTIONS"})
-TOKENIZER = frozenset({"/tokenize", "/detokenize"})
+TOKENIZER = frozenset({"/tokenize", "/detokenize", "/v1/chat/completions/render", "/v1/completions/render"})
 MISSING = "Missing or wrong API key: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'."
 # The name of the one key that is no line of a file.
 OPERATOR = "SERVE_API_KEY"
