@@ -1,7 +1,7 @@
 """From settings to a vLLM that can be started, in steps that every command takes: none of them has its own.
 
     find_hardware   the GPUs of this machine, or those that are described
-    settle          which model, under which name, with which wishes
+    settle          which model, under which name, and what is asked of its plan
     Settled.plan    what of it fits
     survey          all three on this machine, with every check of what could stop a start
     prepare         the survey, its first refusal raised, and the command of vLLM
@@ -67,7 +67,7 @@ class Settled:
     settings: ServeSettings
     served_name: str
     facts: ModelFacts
-    wishes: PlanRequest
+    request: PlanRequest
     tryout: TryoutModel | None = None
     additions: Additions = field(default_factory=Additions)
 
@@ -76,8 +76,8 @@ class Settled:
 
         `precision`: plan for this one, whichever was asked for.
         """
-        wishes = self.wishes if precision is None else replace(self.wishes, precision=precision)
-        return make_plan(self.facts, hardware, wishes)
+        request = self.request if precision is None else replace(self.request, precision=precision)
+        return make_plan(self.facts, hardware, request)
 
     def command(self, plan: Plan, program: Path, cache: Path | None = None) -> EngineCommand:
         """Return the command that starts vLLM as planned; where it runs on this machine, `cache` holds its models."""
@@ -159,16 +159,16 @@ def settle(
     A model that is named is never replaced by another, and a GPU always means the real model. What is in no table is
     asked of vLLM, which takes half a minute the first time: `say` gets the steps. What is not here is read from the
     hub. `hub_cache` is where a model's configuration is, if not in Hugging Face's own cache. Raises ConfigurationError
-    or Refused for a model that is not known, ConfigurationError for wishes that cannot be read.
+    or Refused for a model that is not known, ConfigurationError for settings that cannot be read.
     """
     words = words or Words()
-    wishes = PlanRequest.from_settings(settings, words)
+    request = PlanRequest.from_settings(settings, words)
     name = model or settings.model
     hub_cache = hub_cache or find_hub(settings.engine_variables).cache
     tryout = _tryout(name, gpu=gpu, words=words)
     if tryout is None:
         name = name or DEFAULT_MODEL
-        facts = _facts(name, settings, wishes, hub_cache, say)
+        facts = _facts(name, settings, request, hub_cache, say)
         served = settings.served_model_name or name
     else:
         facts, served = tryouts.facts(tryout, settings.cache_dir), tryout.name
@@ -176,10 +176,10 @@ def settle(
     if settings.speculate != "off":
         draft = find_draft(settings.speculate, facts, lambda: _hub(settings, "SERVE_SPECULATE"), hub_cache)
         facts = replace(facts, kv_layers=facts.kv_layers + draft.kv_layers)
-        wishes = replace(wishes, draft_bytes=draft.weight_bytes)
+        request = replace(request, draft_bytes=draft.weight_bytes)
     additions = Additions(read_adapters(settings.lora, served), draft)
-    wishes = replace(wishes, lora_rank=additions.rank, lora_slots=len(additions.adapters))
-    return Settled(settings, served, facts, wishes, tryout, additions)
+    request = replace(request, lora_rank=additions.rank, lora_slots=len(additions.adapters))
+    return Settled(settings, served, facts, request, tryout, additions)
 
 
 def for_others(settings: ServeSettings, verb: str, say: Callable[[str], None] = logger.info) -> Settled:
@@ -193,8 +193,8 @@ def for_others(settings: ServeSettings, verb: str, say: Callable[[str], None] = 
             f"SERVE_MODEL={settled.tryout.name!r} cannot be {verb}: it is a try-out model, made on this machine to "
             f"show that everything works. Unset SERVE_MODEL for {DEFAULT_MODEL}, or name a model on Hugging Face."
         )
-    if settled.wishes.off or not settled.facts.sized:
-        why = "SERVE_PLAN=off says nothing of" if settled.wishes.off else "the size of its weights is not known for"
+    if settled.request.off or not settled.facts.sized:
+        why = "SERVE_PLAN=off says nothing of" if settled.request.off else "the size of its weights is not known for"
         raise ConfigurationError(
             f"{settled.facts.name} cannot be {verb}: {why} the machines that it takes. Without a plan it can be served "
             "on a machine of its own, with `make serve`."
@@ -276,16 +276,16 @@ def banner(tryout: TryoutModel) -> str:
 
 
 def _facts(
-    name: str, settings: ServeSettings, wishes: PlanRequest, hub_cache: Path | None, say: Callable[[str], None]
+    name: str, settings: ServeSettings, request: PlanRequest, hub_cache: Path | None, say: Callable[[str], None]
 ) -> ModelFacts:
     """Return the facts of a model that is named; past the plan nothing needs to be known of it."""
-    said = wishes.words.name("model")
+    said = request.words.name("model")
     try:
         ask = AskVllm(engine_python(settings.engine), settings.cache_dir, say)
         return resolve(name, hub_cache, said, ask=ask, hub=_hub(settings, said))
     except (ConfigurationError, Refused):
         is_path = name.startswith((".", "/", "~"))
-        if not wishes.off or (is_path and not Path(name).expanduser().is_dir()):
+        if not request.off or (is_path and not Path(name).expanduser().is_dir()):
             raise
         return unknown(str(Path(name).expanduser()) if is_path else name)
 

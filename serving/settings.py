@@ -309,12 +309,12 @@ class ServeSettings(Variables):
 
     @property
     def loopback(self) -> bool:
-        """Tell whether only this machine can reach the server."""
+        """Whether only this machine can reach the server."""
         return is_loopback(self.host)
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether `host` (a name or an address) is this machine's loopback."""
+    """Whether `host` (a name or an address) is this machine's loopback."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

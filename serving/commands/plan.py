@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say what to plan, and with which wishes."""
+    """Add the options that say what to plan, and what is asked of the plan."""
     parser.add_argument("--model", help=f"model to plan for (default: SERVE_MODEL, else {DEFAULT_MODEL})")
     parser.add_argument("--context", help="least number of tokens in a request (default: SERVE_CONTEXT)")
     parser.add_argument("--precision", help=f"{', '.join(PRECISIONS)} (default: SERVE_PRECISION)")
@@ -78,24 +78,24 @@ def run(args: argparse.Namespace) -> int:
 
 
 def settle_options(settings: ServeSettings, args: argparse.Namespace, *, gpu: bool) -> Settled:
-    """Settle the model and the wishes of the settings and the options, which win.
+    """Settle the model, and what the settings and the options ask of the plan; the options win.
 
     Raises ConfigurationError for a bad option.
     """
     given = {option: f"--{option.replace('_', '-')}" for option in OPTIONS if getattr(args, option) is not None}
     settled = settle(settings, gpu=gpu, model=args.model, words=Words(frozenset(OPTIONS), given), say=say)
-    wishes = settled.wishes
+    request = settled.request
     if args.context is not None:
-        wishes = replace(wishes, context=_tokens(args.context))
+        request = replace(request, context=_tokens(args.context))
     if args.precision is not None:
         if args.precision not in PRECISIONS:
             raise ConfigurationError(
                 f"--precision={args.precision!r} is not allowed: it must be auto, bf16, fp8 or int4."
             )
-        wishes = replace(wishes, precision=args.precision)
+        request = replace(request, precision=args.precision)
     if args.text_only:
-        wishes = replace(wishes, text_only=True)
-    return replace(settled, wishes=wishes)
+        request = replace(request, text_only=True)
+    return replace(settled, request=request)
 
 
 def as_json(plan: Plan) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the table; return 0. Raises ServingError."""
     settings = ServeSettings.load()
     settled = settle_options(settings, args, gpu=True)
-    model, wished = settled.facts, settled.wishes
+    model, wished = settled.facts, settled.request
     header = ("GPU", "GiB", *(f"{count}x" for count in COUNTS))
     lines = list(rows(model, wished))
     if args.markdown:

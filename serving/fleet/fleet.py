@@ -180,7 +180,7 @@ class Fleet:
         return True
 
     def set_others(self, urls: Sequence[str]) -> None:
-        """Have these servers on other machines from now on."""
+        """Take these servers on other machines from now on."""
         known = {other.url: other for other in self.others}
         self.others = [known.get(url) or Backend(url, url, self.http) for url in urls]
 

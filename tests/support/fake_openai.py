@@ -22,7 +22,7 @@ Respond = Callable[["Exchange"], Awaitable[None]]
 
 @dataclass
 class Exchange:
-    """Hold one request, and the connection to answer it on."""
+    """One request, and the connection to answer it on."""
 
     method: str
     path: str

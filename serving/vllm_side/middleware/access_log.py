@@ -148,7 +148,7 @@ class Writer:
         self._told = 0
 
     def write(self, line: dict[str, Any]) -> None:
-        """Have a line written soon. Never raises, never waits."""
+        """Queue a line to be written. Never raises, never waits."""
         if len(self._lines) >= WAITING_LINES:
             self._dropped += 1
             return
