@@ -100,8 +100,8 @@ soak-worker: setup ## run 20,000 jobs through the RunPod worker: memory flat (1 
 soak: setup ## run 100,000 short streams over one client: memory flat, no connection left open (5 minutes)
 	@$(PY) -m tests.bench.client_soak
 
-# Tests without vLLM share the cores; the engines, which take all of them, come one after the other.
-FAST = $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "not engine and not slow"
+# Tests without vLLM mostly wait, so more of them run at once than there are cores; the engines, which take all of them, come one after the other.
+FAST = $(PY) -m pytest --numprocesses 4 --dist worksteal -m "not engine and not slow"
 
 test: setup setup-engine ## run all tests but the slow ones, the real vLLM included
 	@$(FAST) && $(PY) -m pytest -m "engine and not slow"

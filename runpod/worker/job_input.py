@@ -57,7 +57,7 @@ def read_job(job_input: object, model: str) -> Request:
     if given.get("openai_route") or given.get("openai_input"):
         return _request(given.get("openai_route") or CHAT, given.get("openai_input"), None, model)
     if given.get("route"):
-        return _request(given["route"], given.get("body"), given.get("method"), model)
+        return _request(given["route"], given.get("body"), given.get("method") or None, model)
     if "messages" in given or "prompt" in given:
         return _shorthand(given, model)
     found = f"it has {_shown(list(given))}" if given else "it is empty"
