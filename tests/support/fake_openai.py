@@ -179,6 +179,7 @@ class FakeOpenAI:
         self._script: deque[Respond] = deque()
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self.port = 0
 
     def script(self, *responds: Respond) -> None:
@@ -198,16 +199,21 @@ class FakeOpenAI:
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
+        await _some_rounds()  # what was accepted last begins, and is known
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()  # one whose reader is gone would wait to write
         await self._server.wait_closed()
+        await _some_rounds()  # a transport closes in the loop's next round
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        self._writers.add(writer)
         self.connections += 1
         try:
             while await self._serve_one(reader, writer):
@@ -248,3 +254,8 @@ class FakeOpenAI:
             await asyncio.sleep(0.005)
         exchange.closed_at = time.monotonic()
         exchange.gone.set()
+
+
+async def _some_rounds() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)

@@ -1,12 +1,11 @@
 """`python -m serving models`: a row for each model that is known here, with what it does on the given machine."""
 
 import json
-import os
 import subprocess
 
 from serving.model.shipped import MEMBERS
 from tests.serving.test_pipeline import run  # noqa: F401 (a fixture)
-from tests.support.serving import ROOT
+from tests.support.serving import ROOT, clean_environment
 
 
 def test_every_member_has_a_row_with_what_it_takes(run):  # noqa: F811
@@ -41,7 +40,7 @@ def test_make_takes_the_model_and_the_gpus_of_its_command_line_alone():
 
         command = ["make", "-n", "-o", "setup", *arguments]
         done = subprocess.run(
-            command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=True
+            command, cwd=ROOT, env=clean_environment(**environment), capture_output=True, text=True, check=True
         )
         return done.stdout.splitlines()[-1].strip()
 
