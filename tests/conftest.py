@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
@@ -9,8 +10,14 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.serving import Serve
 
-# How long an example takes says something about the machine, which is shared, and nothing about the code.
-settings.register_profile("kit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# How long an example takes says something about the machine, which is shared, and nothing about the code. A change is
+# judged by examples that stay the same (CI is set); new ones are looked for in every other run.
+settings.register_profile(
+    "kit",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=bool(os.environ.get("CI")),
+)
 settings.load_profile("kit")
 
 # A shell starts what runs in its background with SIGINT ignored, which every process below would inherit.
