@@ -110,7 +110,7 @@ async def test_leaving_is_told_too(server: FakeOpenAI, make: Make) -> None:
 
 async def test_a_wait_for_a_slot_is_part_of_it(server: FakeOpenAI, make: Make) -> None:
     ends: list[RequestEnd] = []
-    server.script(stall)
+    server.script(stall, stall)
     llm = make(on_request_end=ends.append, max_concurrency=1, total_timeout=0.3, model="m")
     await asyncio.gather(llm.generate(PROMPT), llm.generate(PROMPT), return_exceptions=True)
     assert [(end.model, end.endpoint, end.error) for end in ends] == [("m", server.base_url, "LLMTimeoutError")] * 2

@@ -1,5 +1,6 @@
 """Weights and compiled code on what RunPod mounts."""
 
+import codecs
 import contextlib
 import fcntl
 import json
@@ -64,6 +65,7 @@ def test_a_volume_does_not_hide_weights_in_the_image(tmp_path):
 def as_the_image_s_user():
     """Run as another user than root where the tests are root's, to whom no folder is closed."""
     root = os.geteuid() == 0
+    codecs.lookup("ascii")  # loaded now: root's Python may lie where the other user cannot read
     if root:
         os.seteuid(10001)
     try:
