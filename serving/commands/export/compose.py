@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # The image has no curl that can be relied on, and always a Python.
 HEALTH = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{DEFAULT_PORT}/health', timeout=4)"
 KEYS = f"{MOUNT}/keys"
+WEIGHTS = "/weights"
 
 
 def compose(args: argparse.Namespace) -> str:
@@ -29,7 +30,8 @@ def compose(args: argparse.Namespace) -> str:
     refuse_open_server(settings)
     made = deployment(args.gpus, host="0.0.0.0")  # noqa: S104 (inside the container; `ports` says who gets in)
     env = {name: _there(value) for name, value in made.command.env.items() if name not in SECRETS}
-    volumes = ["weights:/root/.cache/huggingface", f"{VLLM_SIDE}:{MOUNT}:ro"]
+    env["HF_HOME"] = WEIGHTS
+    volumes = [f"weights:{WEIGHTS}", f"{VLLM_SIDE}:{MOUNT}:ro"]
     if settings.api_keys_file is not None:
         # The folder, since a file that is replaced would stay the old one inside.
         file = settings.api_keys_file.absolute()
