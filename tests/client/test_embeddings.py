@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx2
-import openai
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,7 +28,7 @@ from client import (
     ServerError,
     UnexpectedResponseError,
 )
-from tests.client.wire.test_any_input import ANY, ARGUMENT
+from tests.client.wire.test_any_input import ANY, ARGUMENT, Wireless
 from tests.support.fake_openai import FakeOpenAI, models, reply, stall
 
 Make = Callable[..., LLMClient]
@@ -178,16 +177,7 @@ async def test_the_synchronous_client(server: FakeOpenAI) -> None:
         assert await asyncio.to_thread(llm.embeddings, "a") == [[1]]
 
 
-class Asker:
-    """One client over a transport without a network."""
-
-    def __init__(self) -> None:
-        self.runner = asyncio.Runner()
-        self.client = LLMClient(model="e", max_retries=0)
-        transport = httpx2.MockTransport(lambda request: self.respond(request))
-        http = httpx2.AsyncClient(transport=transport)
-        self.client.client = openai.AsyncOpenAI(api_key="x", base_url="http://x/v1", http_client=http, max_retries=0)
-
+class Asker(Wireless):
     def ask(self, body: bytes, texts: Any, model: Any = None, status: int = 200, **options: Any) -> None:
         self.respond = lambda _: httpx2.Response(status, headers={"content-type": "application/json"}, content=body)
         try:
@@ -202,8 +192,7 @@ class Asker:
 def asker() -> Iterator[Asker]:
     asker = Asker()
     yield asker
-    asker.runner.run(asker.client.aclose())
-    asker.runner.close()
+    asker.close()
 
 
 ROW = st.fixed_dictionaries({}, optional={"embedding": ANY | st.lists(st.floats(), max_size=3), "index": ANY})

@@ -76,8 +76,10 @@ CHOICE = st.fixed_dictionaries({}, optional={"index": ANY, "delta": ANY, "messag
 CHUNK = st.fixed_dictionaries({"choices": st.lists(CHOICE, max_size=2) | ANY}, optional={"usage": ANY, "error": ANY})
 
 
-class Asker:
-    """One client over a transport without a network, for many questions."""
+class Wireless:
+    """One client over a transport without a network, for many questions; `respond` answers them."""
+
+    respond: Callable[[httpx2.Request], httpx2.Response]
 
     def __init__(self) -> None:
         self.runner = asyncio.Runner()
@@ -86,6 +88,12 @@ class Asker:
         http = httpx2.AsyncClient(transport=transport)
         self.client.client = openai.AsyncOpenAI(api_key="x", base_url="http://x/v1", http_client=http, max_retries=0)
 
+    def close(self) -> None:
+        self.runner.run(self.client.aclose())
+        self.runner.close()
+
+
+class Asker(Wireless):
     def ask(self, respond: Callable[[httpx2.Request], httpx2.Response], *args: Any, **kwargs: Any) -> None:
         """Ask; fail but for text and LLMError."""
         self.respond = respond
@@ -103,8 +111,7 @@ class Asker:
 def asker() -> Iterator[Asker]:
     asker = Asker()
     yield asker
-    asker.runner.run(asker.client.aclose())
-    asker.runner.close()
+    asker.close()
 
 
 @settings(max_examples=80, deadline=None)

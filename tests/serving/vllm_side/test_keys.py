@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
@@ -18,7 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.vllm_side.middleware.api_keys import LARGEST_LIMIT, Key, KeyFile, digest, parse
+from tests.serving.vllm_side.inside import run_inside
 from tests.support.serving import ROOT, clean_environment
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MIDDLEWARE = ROOT / "serving" / "vllm_side" / "middleware"
 NAMES = st.from_regex(r"[A-Za-z0-9_.@-]{1,20}", fullmatch=True)
@@ -204,11 +208,7 @@ async def test_vllms_own_check_meets_the_key_that_it_knows_whichever_was_sent(se
 def test_vllms_own_check_lets_every_known_key_through(tmp_path):
     write(tmp_path / "keys", Key("ann", digest(b"a")))
     environment = clean_environment(VLLM_API_KEY="the-operators", SERVE_API_KEYS_FILE=str(tmp_path / "keys"))
-    script = Path(__file__).parent / "inside" / "ask_in_engine.py"
-    command = [str(ROOT / ".venv-engine" / "bin" / "python"), "-W", "ignore", str(script), str(MIDDLEWARE)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = run_inside("ask_in_engine.py", MIDDLEWARE, env=environment)
     assert {way: status for way, status in found.items() if status != 200} == {"wrong": 401, "wrong, plain": 401}
 
 

@@ -1,24 +1,13 @@
 """The media guard inside vLLM: its own connector fetches, in the engine's environment, from a server on loopback."""
 
-import json
-import subprocess
-from pathlib import Path
-
 import pytest
 
-from tests.support.serving import ROOT
-
-ENGINE_PYTHON = ROOT / ".venv-engine" / "bin" / "python"
-MIDDLEWARE = ROOT / "serving" / "vllm_side" / "middleware"
+from tests.serving.vllm_side.inside import MIDDLEWARE, run_inside
 
 
 @pytest.mark.engine
 def test_no_url_of_an_image_leads_into_the_machines_own_network():
-    script = Path(__file__).parent / "inside" / "fetch_in_engine.py"
-    command = [str(ENGINE_PYTHON), "-W", "ignore", str(script), str(MIDDLEWARE)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    said = json.loads(done.stdout.splitlines()[-1])
+    said = run_inside("fetch_in_engine.py", MIDDLEWARE)
     found = said["found"]
     allowed = {name: found.pop(name) for name in ("data:", "open.example")}
     assert allowed == dict.fromkeys(allowed, "image 2x2")
